@@ -1,0 +1,1 @@
+"""KubeQuant: a Kubernetes operator for quantised model serving."""

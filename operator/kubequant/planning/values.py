@@ -1,0 +1,270 @@
+"""The values that travel between the rooms: frozen, plain, serialisable.
+
+    hub.describe()    -> ModelFacts
+    fleet_of(nodes)   -> Fleet
+    Intent + ModelFacts + Fleet -> Plan | Refusals
+    manifests.build_*(Plan, ...) -> dicts
+
+Sizes are bytes (int), memory of a tensor-parallel rank is said as such, tokens are counts. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class TensorClass:
+    """Tensors that differ only in layer and expert number.
+
+    `pattern` has those numbers starred (`model.layers.*.self_attn.q_proj.weight`); `dtype` is the safetensors name
+    (BF16, F8_E4M3, I32, ...); `shape` is that of one tensor; `count` how many there are; `bytes` their sum.
+    """
+
+    pattern: str
+    dtype: str
+    shape: tuple[int, ...]
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Architecture facts from config.json that arithmetic needs. Counts, not bytes."""
+
+    architecture: str
+    model_type: str
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    dtype: str  # BF16 | F16 | F32: what activations and, where stored so, weights use
+
+
+class StoredMethod(StrEnum):
+    """How the numbers of a stored checkpoint are laid out, as its config says and its headers confirm."""
+
+    AWQ = "AWQ"
+    GPTQ = "GPTQ"
+    COMPRESSED_TENSORS = "CompressedTensors"
+    FP8 = "FP8"
+
+
+@dataclass(frozen=True)
+class StoredQuantization:
+    """What a quantised checkpoint is, by its own config and headers.
+
+    `scheme` is the API's word (W4A16, W8A16, FP8, W8A8); `group_size` -1 means one scale per output channel;
+    `block` the two sides of an FP8 weight block. `kv_cache_dtype` is FP8 when the checkpoint brings key and value scales.
+    """
+
+    method: StoredMethod
+    scheme: str
+    bits: int
+    group_size: int | None = None
+    symmetric: bool = True
+    act_order: bool = False
+    block: tuple[int, int] | None = None
+    kv_cache_dtype: str | None = None
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One repository at one commit, as its headers say: small enough for a ControllerRevision (under 4 KiB compressed)."""
+
+    repository: str
+    commit: str
+    shape: ModelShape
+    tensors: tuple[TensorClass, ...]
+    stored: StoredQuantization | None  # None: not quantised
+    download_bytes: int  # every file that a pod fetches, weights and tokenizer
+    has_chat_template: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Stored bytes of all tensors."""
+        return sum(tensor.bytes for tensor in self.tensors)
+
+
+class GpuOrigin(StrEnum):
+    """Where the facts of a GPU class come from."""
+
+    LABELS = "Labels"
+    TABLE = "Table"
+
+
+@dataclass(frozen=True, order=True)
+class ComputeCapability:
+    """A pair of integers, so that 10.0 is above 8.9."""
+
+    major: int
+    minor: int
+
+    @classmethod
+    def parse(cls, text: str) -> ComputeCapability:
+        """Reads "8.9". Raises ValueError with the text when it is no such pair."""
+        major, dot, minor = text.partition(".")
+        if not (dot and major.isdigit() and minor.isdigit()):
+            raise ValueError(f"compute capability must look like 8.9, not {text!r}")
+        return cls(int(major), int(minor))
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+@dataclass(frozen=True)
+class GpuClass:
+    """GPUs that are the same for planning: one product with one memory size and capability.
+
+    `label_memory_bytes` is what the label `nvidia.com/gpu.memory` says; `memory_bytes` what CUDA will report,
+    a little less (planning/gpus.py says by how much and why). `per_node` is the largest count on one node.
+    """
+
+    product: str
+    label_memory_bytes: int
+    memory_bytes: int
+    compute_capability: ComputeCapability
+    per_node: int
+    nodes: int
+    origin: GpuOrigin = GpuOrigin.LABELS
+
+
+@dataclass(frozen=True)
+class UnreadableNode:
+    """A node that advertises GPUs which cannot be planned on, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The GPUs that the cluster has (cordoned and not-ready nodes too: plans rest on what exists)."""
+
+    classes: tuple[GpuClass, ...] = ()
+    unreadable: tuple[UnreadableNode, ...] = ()
+    nodes: int = 0  # all nodes, with and without GPUs
+
+
+class KvCacheDtype(StrEnum):
+    """What a user may ask of the KV cache; AUTO is resolved by the planner."""
+
+    AUTO = "Auto"
+    BF16 = "BF16"
+    FP8 = "FP8"
+
+
+@dataclass(frozen=True)
+class Intent:
+    """The planning inputs with defaults filled in. None stands where the planner derives the value."""
+
+    repository: str  # of the base model: what the user calls the model
+    scheme: str = "Auto"
+    context_tokens: int | None = None
+    concurrent_requests: int = 16
+    tokens_per_request: int | None = None
+    kv_cache_dtype: KvCacheDtype = KvCacheDtype.AUTO
+    served_model_name: str | None = None
+    min_memory_bytes: int = 0
+    min_compute_capability: ComputeCapability | None = None
+    products: tuple[str, ...] = ()
+    gpus_per_replica: int | None = None
+    reserved_memory_bytes: int = 0  # of each GPU: a display, another process
+    engine_arguments: tuple[tuple[str, str], ...] = ()
+
+
+class Evidence(StrEnum):
+    """What an overhead rests on."""
+
+    MEASURED = "Measured"
+    FITTED = "Fitted"
+    EXTRAPOLATED = "Extrapolated"
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """One GPU's memory, line by line, in bytes. `kv_cache_bytes` is what is left for the KV cache of this rank.
+
+    total = what CUDA reports; usable = floor(total x gpu_memory_utilization);
+    usable - weights - activation - cuda_graphs - margin = kv_cache_bytes (promised);
+    context_and_nccl must fit in total - usable - reserved.
+    `expected_kv_cache_bytes` is the same without the margin.
+    """
+
+    total_bytes: int
+    gpu_memory_utilization: float
+    usable_bytes: int
+    reserved_bytes: int
+    context_bytes: int  # CUDA context, cuBLAS handles and NCCL: outside `usable`
+    weights_bytes: int
+    activation_bytes: int
+    cuda_graphs_bytes: int
+    non_torch_bytes: int
+    margin_bytes: int
+    kv_cache_bytes: int
+    expected_kv_cache_bytes: int
+    kv_bytes_per_token: int  # one rank
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one candidate (GPU class x count) was not taken. `numbers` are the figures that decided, with units in the key."""
+
+    gpu: str  # product, or "" when the refusal is of the model itself
+    gpus: int
+    scheme: str
+    rule: str
+    message: str  # what is wrong, the number, what to do
+    numbers: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A plan that would also have worked, in one line."""
+
+    gpu: str
+    gpus: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What starts the first time. `arguments` follow the model's path on vLLM's command line."""
+
+    repository: str
+    commit: str
+    gpu: GpuClass
+    gpus_per_replica: int
+    scheme: str
+    method: str  # AWQ | GPTQ | CompressedTensors | FP8 | None
+    kernel: str
+    kv_cache_dtype: str  # BF16 | F16 | FP8
+    budget: MemoryBudget
+    context_tokens: int
+    concurrent_requests: int
+    kv_cache_tokens: int  # promised, whole replica
+    expected_kv_cache_tokens: int
+    served_model_name: str
+    weight_bytes: int  # stored, whole model: what a pod loads
+    download_bytes: int
+    arguments: tuple[str, ...]
+    evidence: Evidence
+    alternatives: tuple[Alternative, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """No candidate passed. `reason` is a reason of the condition Planned; `message` is for the user."""
+
+    reason: str
+    message: str
+    refusals: tuple[Refusal, ...] = field(default=())
