@@ -134,6 +134,7 @@ class GpuClass:
     per_node: int
     nodes: int
     origin: GpuOrigin = GpuOrigin.LABELS
+    nvlink: bool = True  # False only where known: a tensor-parallel rank needs less for collectives without it
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""`python -m kubequant`."""
+
+from kubequant.cli.main import main
+
+main()

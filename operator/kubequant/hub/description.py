@@ -1,0 +1,206 @@
+"""The requests of one description, in order: information, config.json, headers, tokenizer. All at one commit.
+
+The functions here are the shell around `repository`, `documents` and `shards`: they fetch, and hand over to the pure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from kubequant.api.conditions import Reason
+from kubequant.hub.documents import (
+    QUANTIZATION_FILES,
+    InvalidDocumentError,
+    base_of_adapter,
+    has_chat_template,
+    parse_object,
+    quantization_config,
+    quoted,
+)
+from kubequant.hub.failures import Question, not_a_hub, renamed, translated
+from kubequant.hub.repository import (
+    ADAPTER_CONFIG,
+    CHAT_TEMPLATE,
+    CONFIG,
+    INDEX,
+    TOKENIZER_CONFIG,
+    Listing,
+    candidate_weights,
+    indexed_weights,
+    listing_of,
+    unindexed_weights,
+)
+from kubequant.hub.shards import CorruptShardError, read_header
+from kubequant.hub.tensors import ClassSums, ShardIndex
+from kubequant.hub.transport import FileTooLargeError, Piece, Transport
+from kubequant.planning.architectures import shape_of
+from kubequant.planning.quantization import stored_quantization
+from kubequant.planning.tensors import classes_of
+from kubequant.planning.values import ModelFacts, TensorClass
+
+REQUESTS_AT_ONCE = 4  # of one description
+MAX_DOCUMENT_BYTES = 10_000_000  # config.json is a few kB, tokenizer_config.json up to one MB
+SMALL_BYTES = 1_000_000  # larger documents are parsed one at a time
+MAX_INDEX_BYTES = 50_000_000  # 90,000 tensors take 9 MB
+
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+Answer = TypeVar("Answer")
+
+
+class InThread(Protocol):
+    """Runs blocking work elsewhere."""
+
+    async def __call__(self, work: Callable[[], Answer]) -> Answer: ...
+
+
+async def resolve(in_thread: InThread, transport: Transport, question: Question) -> Listing:
+    """The commit that the revision names now, and its files. Raises Refused, also for a repository that was renamed."""
+    with translated(question):
+        info = await in_thread(lambda: transport.model_info(question.repository, question.revision))
+    if info.id != question.repository:
+        raise renamed(question, info.id)
+    listing = listing_of(info, question.page)
+    if not _COMMIT.fullmatch(listing.commit):
+        raise not_a_hub(question, f"it names no commit of {question.repository} to pin (sha {quoted(info.sha)})")
+    return listing
+
+
+async def describe_at(
+    in_thread: InThread,
+    transport: Transport,
+    question: Question,
+    listing: Listing,
+    large: AbstractContextManager[object],
+) -> ModelFacts:
+    """The facts of a listing's commit. Threads enter `large` to parse what takes much memory. Raises Refused."""
+    files = _Files(in_thread, transport, replace(question, gated=listing.gated), listing, large)
+    weights = candidate_weights(await _with_adapter_base(files))
+    config = await _config(files)
+    shape = shape_of(config)
+    tensors = await _tensors(files, weights)
+    return ModelFacts(
+        repository=listing.repository,
+        commit=listing.commit,
+        shape=shape,
+        tensors=tensors,
+        stored=stored_quantization(config, tensors),
+        download_bytes=listing.download_bytes,
+        has_chat_template=await _has_chat_template(files),
+    )
+
+
+class _Files:
+    """The files of one listing, as the functions below want them."""
+
+    def __init__(
+        self,
+        in_thread: InThread,
+        transport: Transport,
+        question: Question,
+        listing: Listing,
+        large: AbstractContextManager[object],
+    ) -> None:
+        self.listing = listing
+        self._large = large
+        self._in_thread = in_thread
+        self._transport = transport
+        self._question = question
+
+    async def document(self, name: str, limit: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
+        """A JSON object. Raises Refused where it is none, or larger than `limit` bytes."""
+        repository, commit = self.listing.repository, self.listing.commit
+        size = self.listing.files[name]
+        turn = nullcontext() if size is not None and size <= SMALL_BYTES else self._large
+
+        def read() -> dict[str, Any]:
+            with turn:
+                return parse_object(self._transport.read_file(repository, commit, name, limit))
+
+        try:
+            with translated(self._question):
+                return await self._in_thread(read)
+        except (InvalidDocumentError, FileTooLargeError) as error:
+            raise self.listing.refused(
+                Reason.CONFIG_INVALID,
+                f"{name} cannot be used: {error}. Upload a sound one, or name another revision ({self.listing.page}).",
+            ) from None
+
+    async def classes_of_shard(self, name: str, index: ShardIndex) -> tuple[TensorClass, ...]:
+        """The tensor classes of one safetensors file. Raises Refused where its header is not sound."""
+        repository, commit = self.listing.repository, self.listing.commit
+
+        def read_range(start: int, end: int) -> Piece:
+            return self._transport.read_range(repository, commit, name, start, end)
+
+        def read() -> tuple[TensorClass, ...]:
+            tensors = index.loaded_from(name, read_header(read_range, self._large))
+            return classes_of((tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors)
+
+        try:
+            with translated(self._question):
+                return await self._in_thread(read)
+        except CorruptShardError as error:
+            raise self.listing.refused(
+                Reason.CORRUPT_CHECKPOINT,
+                f"{quoted(name)} is corrupt or its upload is incomplete: {error}. Upload it again, or name another "
+                f"revision ({self.listing.page}).",
+            ) from None
+
+
+async def _with_adapter_base(files: _Files) -> Listing:
+    """The listing; of an adapter whose card names no base, with the base that its config names."""
+    listing = files.listing
+    if listing.base_models or CONFIG in listing.files or ADAPTER_CONFIG not in listing.files:
+        return listing
+    base = base_of_adapter(await files.document(ADAPTER_CONFIG))
+    return replace(listing, base_models=(base,)) if base else listing
+
+
+async def _config(files: _Files) -> Mapping[str, Any]:
+    """config.json, with the quantisation that a companion file states where it states none itself."""
+    config = await files.document(CONFIG)
+    if config.get("quantization_config") or config.get("compression_config"):
+        return config
+    for name in QUANTIZATION_FILES:
+        if name in files.listing.files:
+            return config | {"quantization_config": quantization_config(name, await files.document(name))}
+    return config
+
+
+async def _tensors(files: _Files, weights: list[str]) -> tuple[TensorClass, ...]:
+    """The classes of all tensors that vLLM would load."""
+    if INDEX in files.listing.files:
+        index = ShardIndex(indexed_weights(files.listing, await files.document(INDEX, MAX_INDEX_BYTES)))
+        weights = index.shards
+    else:
+        index = ShardIndex({})
+        weights = unindexed_weights(files.listing, weights)
+    sums, slots = ClassSums(files.listing), asyncio.Semaphore(REQUESTS_AT_ONCE)
+
+    async def add(shard: str) -> None:
+        async with slots:
+            sums.add(await files.classes_of_shard(shard, index))
+
+    await _all_or_first_failure([asyncio.ensure_future(add(shard)) for shard in weights])
+    return sums.classes()
+
+
+async def _all_or_first_failure(tasks: list[asyncio.Task[None]]) -> None:
+    """Like a TaskGroup, but raises the failure itself rather than a group of one."""
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _has_chat_template(files: _Files) -> bool:
+    names = files.listing.files
+    if CHAT_TEMPLATE in names:
+        return True
+    return TOKENIZER_CONFIG in names and has_chat_template(await files.document(TOKENIZER_CONFIG))

@@ -1,0 +1,249 @@
+"""What the transport raises, in the house's errors and the user's words: what is wrong, the number, what to do.
+
+Order matters: GatedRepoError is a RepositoryNotFoundError, and all of them are HfHubHTTPErrors, which are HTTPErrors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+import httpx2
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import parse_ratelimit_headers
+
+from kubequant.api.conditions import Reason
+from kubequant.errors import KubeQuantError, Refused, Throttled, Unavailable
+from kubequant.hub.documents import quoted
+from kubequant.hub.transport import NotAHubError, RangeIgnoredError
+
+MAX_RETRY_AFTER_SECONDS = 3600.0  # a header that says more is not believed
+_TRANSPORT_ERRORS = (
+    OfflineModeIsEnabled,
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    HFValidationError,
+    RangeIgnoredError,
+    NotAHubError,
+)
+_USER_TOKEN = frozenset({Reason.REPOSITORY_NOT_FOUND, Reason.ACCESS_GATED})
+
+
+@dataclass(frozen=True)
+class Question:
+    """Who asks which hub for what: the words that messages need."""
+
+    endpoint: str
+    repository: str
+    revision: str
+    authenticated: bool  # the operator has a token of its own
+    gated: bool = False  # as the repository's own information says
+
+    @property
+    def page(self) -> str:
+        return f"{self.endpoint}/{self.repository}"
+
+
+@contextmanager
+def translated(question: Question) -> Iterator[None]:
+    """Raises the house's error in place of what the transport raised."""
+    try:
+        yield
+    except KubeQuantError:
+        raise
+    except _TRANSPORT_ERRORS as error:
+        raise failure_of(error, question) from error
+
+
+def failure_of(error: Exception, question: Question) -> KubeQuantError:
+    """The house's error for what the transport raised."""
+    match error:
+        case GatedRepoError():
+            return _gated(question)
+        case RepositoryNotFoundError():
+            return _not_found_or_gated(question)
+        case RevisionNotFoundError():
+            return _revision_not_found(question)
+        case DisabledRepoError():
+            return _disabled(question)
+        case RemoteEntryNotFoundError():
+            return _entry_missing(error, question)
+        case HfHubHTTPError():
+            return _by_status(error, question)
+        case HFValidationError():
+            return _bad_name(question)
+        case OfflineModeIsEnabled():
+            return _unavailable(question, "HF_HUB_OFFLINE is set in the operator's environment. Remove it.")
+        case NotAHubError():
+            return not_a_hub(question, str(error))
+        case RangeIgnoredError():
+            return _unavailable(
+                question,
+                f"it does not serve parts of files ({error} for a ranged request). Headers cannot be read "
+                "without fetching all weights; let the operator's endpoint, or the proxy before it, support Range.",
+            )
+    return _unavailable(question, f"{type(error).__name__}: {error}"[:200])
+
+
+def without_context(refused: Refused) -> Refused:
+    """A copy to remember: without the traceback, which holds on to responses and grows each time it is raised."""
+    return Refused(refused.reason, refused.message)
+
+
+def with_user_token_hint(refused: Refused, has_user_token: bool) -> Refused:
+    """A copy to raise; says why the user's own token did not help, where that may be the cause."""
+    hint = (
+        " The operator reads no Secrets, so it cannot use the token that this model names for its pods: a model that only "
+        "that token opens cannot be described in this release. Give the operator a token of its own that opens it."
+    )
+    may_help = has_user_token and refused.reason in _USER_TOKEN
+    return Refused(refused.reason, refused.message + hint * may_help)
+
+
+def renamed(question: Question, now: str) -> Refused:
+    """The hub followed an old name. Served under the new one, spec would say what is not so, and an old name can be
+    taken by somebody else tomorrow: so the user decides."""
+    return Refused(
+        Reason.REPOSITORY_RENAMED,
+        f"{question.repository} is called {quoted(now)} on the hub now. Set spec.model.repository to that name, "
+        f"after a look at {question.endpoint}/{now[:200]}.",
+    )
+
+
+def not_a_hub(question: Question, cause: str) -> Unavailable:
+    return _unavailable(
+        question, f"{cause}. Point the operator at an endpoint that speaks the Hugging Face Hub's protocol."
+    )
+
+
+def timed_out(question: Question, seconds: float) -> Unavailable:
+    return _unavailable(
+        question, f"describing {question.repository} took longer than {seconds:g} s. Tried again later."
+    )
+
+
+def throttled(endpoint: str, retry_after_seconds: float | None, authenticated: bool) -> Throttled:
+    wait = f" for {retry_after_seconds:.0f} s" if retry_after_seconds is not None else ""
+    advice = "" if authenticated else " A token for the operator raises the limit."
+    return Throttled(
+        Reason.HUB_THROTTLED,
+        f"The hub at {endpoint} takes no more requests from the operator{wait} (HTTP 429). Tried again then.{advice}",
+        retry_after_seconds,
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait: of the RateLimit header where it is the cause, else of Retry-After (seconds or a date)."""
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return _bounded(limit.reset_in_seconds)
+    value = headers.get("retry-after", "").strip()
+    if value.isdigit():
+        return _bounded(int(value))
+    try:
+        return _bounded(parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(float(seconds), 1.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def _by_status(error: HfHubHTTPError, question: Question) -> KubeQuantError:
+    status = error.response.status_code
+    said = quoted(error.server_message or error.response.reason_phrase)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return throttled(question.endpoint, retry_after(error.response.headers), question.authenticated)
+    if status == HTTPStatus.UNAUTHORIZED:
+        return _token_invalid(question, said) if "Invalid credentials" in str(error) else _not_found_or_gated(question)
+    if status == HTTPStatus.FORBIDDEN:
+        return _forbidden(question, said)
+    if status == HTTPStatus.NOT_FOUND:
+        return _not_found_or_gated(question)
+    return _unavailable(question, f"HTTP {status} {said}.")
+
+
+def _gated(question: Question) -> Refused:
+    who = "the account of the operator's token" if question.authenticated else "an account"
+    then = "" if question.authenticated else " and give the operator a token of that account"
+    return Refused(
+        Reason.ACCESS_GATED,
+        f"{question.repository} is gated: the hub gives its files only to accounts that accepted its terms. "
+        f"Accept them at {question.page} with {who}{then}.",
+    )
+
+
+def _not_found_or_gated(question: Question) -> Refused:
+    if question.gated:  # its information is public, its files are not
+        return _gated(question)
+    who = "the operator's token does not open it" if question.authenticated else "the operator has no token"
+    return Refused(
+        Reason.REPOSITORY_NOT_FOUND,
+        f"{question.repository} is not at {question.page}: it does not exist, or it is private and {who} "
+        "(the hub tells no difference). Check spec.model.repository, or give the operator a token that may read it.",
+    )
+
+
+def _bad_name(question: Question) -> Refused:
+    return Refused(
+        Reason.REPOSITORY_NOT_FOUND,
+        f"{quoted(question.repository)} is no name of a repository. Write it as owner/name, as in the hub's address bar.",
+    )
+
+
+def _revision_not_found(question: Question) -> Refused:
+    return Refused(
+        Reason.REVISION_NOT_FOUND,
+        f"{question.repository} has no branch, tag or commit {quoted(question.revision)}. "
+        f"See {question.page}/tree/main and correct spec.model.revision.",
+    )
+
+
+def _disabled(question: Question) -> Refused:
+    return Refused(
+        Reason.REPOSITORY_NOT_FOUND,
+        f"{question.repository} has been disabled on the hub (HTTP 403). See {question.page} and name another repository.",
+    )
+
+
+def _entry_missing(error: RemoteEntryNotFoundError, question: Question) -> Refused:
+    name = error.response.request.url.path.rpartition("/")[2]
+    return Refused(
+        Reason.CORRUPT_CHECKPOINT,
+        f"{question.repository}: {quoted(name)} is in the list of files, but the hub does not have it (HTTP 404). "
+        f"Name another revision, or ask its owner to upload it again ({question.page}).",
+    )
+
+
+def _token_invalid(question: Question, said: str) -> Refused:
+    return Refused(
+        Reason.TOKEN_INVALID,
+        f"The hub at {question.endpoint} does not accept the operator's token (HTTP 401 {said}): it has expired or been "
+        "revoked. Put a valid one into the operator's Secret, or remove it to read public models without one.",
+    )
+
+
+def _forbidden(question: Question, said: str) -> Refused:
+    return Refused(
+        Reason.ACCESS_GATED,
+        f"The hub refuses {question.repository} to the operator (HTTP 403 {said}). Accept its terms at {question.page}, "
+        "and let the operator's token read gated repositories.",
+    )
+
+
+def _unavailable(question: Question, cause: str) -> Unavailable:
+    return Unavailable(Reason.HUB_UNAVAILABLE, f"The hub at {question.endpoint} cannot be used: {cause}")

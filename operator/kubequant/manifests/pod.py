@@ -1,0 +1,231 @@
+"""The pod template: one init container that downloads the pinned commit, one container that runs the engine.
+
+Both are of the engine's own image, under Pod Security `restricted`. The launcher is process 1 of the engine's container
+(manifests/files/launcher.py says why); nothing of a user's reaches a shell: commands are lists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubequant.api.spec import Pod
+from kubequant.manifests.names import REVISION_LABEL, Owner, labels_of
+from kubequant.manifests.recipe import Recipe
+
+ENGINE_CONTAINER = "engine"
+DOWNLOAD_CONTAINER = "download"
+HTTP_PORT = 8000
+STATUS_PORT = 8001
+MODEL_FOLDER = "/models/model"
+FILES_FOLDER = "/kubequant"
+HOME_FOLDER = "/home/engine"
+USER_ID = 65532
+GPU_RESOURCE = "nvidia.com/gpu"
+
+PRE_STOP_SECONDS = 5  # endpoints forget the pod before it stops taking requests
+DRAIN_SECONDS = 40  # requests under way may finish
+TERMINATION_GRACE_SECONDS = PRE_STOP_SECONDS + DRAIN_SECONDS + 15
+
+MIB = 2**20
+GIB = 2**30
+# vLLM's own shared memory at N workers (160 MiB and 240 MiB a worker, vllm 0.33 shm_broadcast.py), and as much for NCCL.
+SHM_BASE_BYTES = 160 * MIB
+SHM_WORKER_BYTES = 480 * MIB
+
+DEFAULT_CPU = "1"
+DEFAULT_MEMORY = "4Gi"
+
+Manifest = dict[str, Any]
+
+
+def build_pod_template(owner: Owner, recipe: Recipe, pod: Pod, files_name: str) -> Manifest:
+    """The template without the revision label, which `stamp_revision` adds once the revision has its name."""
+    return {
+        "metadata": {
+            "labels": {**(pod.labels or {}), **labels_of(owner)},
+            "annotations": {**(pod.annotations or {}), "kubectl.kubernetes.io/default-container": ENGINE_CONTAINER},
+        },
+        "spec": _without_none(
+            {
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": USER_ID,
+                    "runAsGroup": USER_ID,
+                    "fsGroup": USER_ID,
+                    "fsGroupChangePolicy": "OnRootMismatch",
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "nodeSelector": pod.node_selector or None,
+                "affinity": _affinity(recipe),
+                "tolerations": _tolerations(pod),
+                "runtimeClassName": pod.runtime_class_name,
+                "priorityClassName": pod.priority_class_name,
+                "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets or []] or None,
+                "initContainers": [_download_container(recipe, pod)],
+                "containers": [_engine_container(recipe, pod)],
+                "volumes": _volumes(recipe, files_name),
+            }
+        ),
+    }
+
+
+def stamp_revision(template: Manifest, revision: str) -> Manifest:
+    """A copy of the template whose pods carry the name of their revision."""
+    metadata = template["metadata"]
+    return {**template, "metadata": {**metadata, "labels": {**metadata["labels"], REVISION_LABEL: revision}}}
+
+
+def _engine_container(recipe: Recipe, pod: Pod) -> Manifest:
+    engine = recipe.engine
+    serve = ["vllm", "serve", MODEL_FOLDER, "--host", "0.0.0.0", "--port", str(HTTP_PORT)]  # noqa: S104 - the pod's own
+    health = {"path": "/health", "port": "http"}
+    return {
+        "name": ENGINE_CONTAINER,
+        "image": engine.image,
+        "imagePullPolicy": engine.image_pull_policy,
+        "command": ["python3", f"{FILES_FOLDER}/launcher.py", "--port", str(STATUS_PORT), "--"],
+        "args": [
+            *serve,
+            *recipe.arguments,
+            "--shutdown-timeout",
+            str(DRAIN_SECONDS),
+            *engine.extra_arguments,
+        ],
+        "env": _environment(
+            {
+                "HF_HUB_OFFLINE": "1",
+                "VLLM_NO_USAGE_STATS": "1",
+                # Above the startup probe: the probe decides, with a cause that the status can show.
+                "VLLM_ENGINE_READY_TIMEOUT_S": str(recipe.start_budget_seconds + 60),
+                **dict(engine.environment),
+            }
+        ),
+        "ports": [
+            {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "status", "containerPort": STATUS_PORT, "protocol": "TCP"},
+        ],
+        "startupProbe": {
+            "httpGet": health,
+            "periodSeconds": 5,
+            "timeoutSeconds": 5,
+            "failureThreshold": -(-recipe.start_budget_seconds // 5),
+        },
+        "readinessProbe": {"httpGet": health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
+        "livenessProbe": {"httpGet": health, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+        "resources": _resources(pod, gpus=recipe.gpus),
+        "securityContext": _restricted(),
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "model", "mountPath": "/models", "readOnly": True},
+            *_common_mounts(),
+            *([{"name": "shm", "mountPath": "/dev/shm"}] if recipe.gpus > 1 else []),  # noqa: S108
+        ],
+    }
+
+
+def _download_container(recipe: Recipe, pod: Pod) -> Manifest:
+    environment = _environment({"HF_ENDPOINT": recipe.engine.hub_endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"})
+    if recipe.token_secret:
+        name, key = recipe.token_secret
+        environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}})
+    return {
+        "name": DOWNLOAD_CONTAINER,
+        "image": recipe.engine.image,
+        "imagePullPolicy": recipe.engine.image_pull_policy,
+        "command": ["python3", f"{FILES_FOLDER}/download.py"],
+        "args": [
+            "--repository",
+            recipe.repository,
+            "--revision",
+            recipe.commit,
+            "--to",
+            MODEL_FOLDER,
+            "--expected-bytes",
+            str(recipe.download_bytes),
+        ],
+        "env": environment,
+        "resources": _resources(pod, gpus=0),
+        "securityContext": _restricted(),
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [{"name": "model", "mountPath": "/models"}, *_common_mounts()],
+    }
+
+
+def _environment(values: dict[str, str]) -> list[Manifest]:
+    """HOME and USER must be set: a user id without a passwd entry has neither, and libraries of the engine ask for both."""
+    common = {"HOME": HOME_FOLDER, "USER": "engine", "TMPDIR": "/tmp", "HF_HOME": "/tmp/huggingface"}  # noqa: S108
+    return [{"name": name, "value": value} for name, value in {**common, **values}.items()]
+
+
+def _common_mounts() -> list[Manifest]:
+    return [
+        {"name": "files", "mountPath": FILES_FOLDER, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        {"name": "home", "mountPath": HOME_FOLDER},
+    ]
+
+
+def _volumes(recipe: Recipe, files_name: str) -> list[Manifest]:
+    # A tenth and 1 GiB above what the Hub says: partial files of an interrupted download lie beside the whole ones.
+    model_mib = -(-(recipe.download_bytes + recipe.download_bytes // 10 + GIB) // MIB)
+    volumes: list[Manifest] = [
+        {"name": "model", "emptyDir": {"sizeLimit": f"{model_mib}Mi"}},
+        {"name": "files", "configMap": {"name": files_name, "defaultMode": 0o444}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "home", "emptyDir": {}},
+    ]
+    if recipe.gpus > 1:
+        shm_mib = (SHM_BASE_BYTES + recipe.gpus * SHM_WORKER_BYTES) // MIB
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_mib}Mi"}})
+    return volumes
+
+
+def _resources(pod: Pod, gpus: int) -> Manifest:
+    asked = pod.resources
+    requests = {
+        "cpu": str((asked and asked.cpu) or DEFAULT_CPU),
+        "memory": str((asked and asked.memory) or DEFAULT_MEMORY),
+    }
+    limits: dict[str, str] = {}
+    if asked and asked.memory:
+        limits["memory"] = str(asked.memory)
+    if gpus:
+        requests[GPU_RESOURCE] = limits[GPU_RESOURCE] = str(gpus)
+    return {"requests": requests, "limits": limits} if limits else {"requests": requests}
+
+
+def _restricted() -> Manifest:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def _affinity(recipe: Recipe) -> Manifest:
+    """Exactly the product that the plan rests on, with at least the memory that it rests on."""
+    expressions: list[Manifest] = [
+        {"key": "nvidia.com/gpu.product", "operator": "In", "values": [recipe.gpu_product]},
+    ]
+    if recipe.gpu_memory_mib:
+        expressions.append(
+            {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(recipe.gpu_memory_mib - 1)]}
+        )
+    terms = [{"matchExpressions": expressions}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def _tolerations(pod: Pod) -> list[Manifest]:
+    """The user's, and the taint that GPU nodes commonly carry: these pods do ask for GPUs."""
+    asked = [
+        toleration.model_dump(by_alias=True, exclude_none=True, mode="json") for toleration in pod.tolerations or []
+    ]
+    return [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}, *asked]
+
+
+def _without_none(mapping: Manifest) -> Manifest:
+    return {key: value for key, value in mapping.items() if value is not None}

@@ -1,0 +1,80 @@
+"""What a pod template is rendered from: the part of a plan that a pod needs, and the engine it was planned with.
+
+It is kept in the ControllerRevision, so that a changed `spec.pod` is rendered again from the same plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The operator's configuration of the engine.
+
+    `start_allowance_seconds` is what the engine may take to start beside loading (imports, graphs, compilation);
+    `load_floor_bytes_per_second` the slowest disk that is still waited for.
+    """
+
+    name: str
+    version: str
+    image: str
+    image_pull_policy: str
+    environment: tuple[tuple[str, str], ...]
+    extra_arguments: tuple[str, ...]
+    start_allowance_seconds: int
+    load_floor_bytes_per_second: int
+    hub_endpoint: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes in bytes. `gpu_memory_mib` is the least label nvidia.com/gpu.memory that the plan holds for; 0: not asked."""
+
+    repository: str
+    commit: str
+    gpu_product: str
+    gpu_memory_mib: int
+    gpus: int
+    arguments: tuple[str, ...]
+    weight_bytes: int
+    download_bytes: int
+    token_secret: tuple[str, str] | None  # (name, key)
+    engine: EngineSettings
+
+    @property
+    def start_budget_seconds(self) -> int:
+        """How long loading and starting may take, the download aside."""
+        return self.engine.start_allowance_seconds + -(-self.weight_bytes // self.engine.load_floor_bytes_per_second)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
+        """Reads what `to_json` wrote, fields of newer versions ignored. Raises KeyError where one is missing."""
+        engine = data["engine"]
+        secret = data.get("token_secret")
+        return cls(
+            repository=data["repository"],
+            commit=data["commit"],
+            gpu_product=data["gpu_product"],
+            gpu_memory_mib=data["gpu_memory_mib"],
+            gpus=data["gpus"],
+            arguments=tuple(data["arguments"]),
+            weight_bytes=data["weight_bytes"],
+            download_bytes=data["download_bytes"],
+            token_secret=(secret[0], secret[1]) if secret else None,
+            engine=EngineSettings(
+                name=engine["name"],
+                version=engine["version"],
+                image=engine["image"],
+                image_pull_policy=engine["image_pull_policy"],
+                environment=tuple((name, value) for name, value in engine["environment"]),
+                extra_arguments=tuple(engine["extra_arguments"]),
+                start_allowance_seconds=engine["start_allowance_seconds"],
+                load_floor_bytes_per_second=engine["load_floor_bytes_per_second"],
+                hub_endpoint=engine["hub_endpoint"],
+            ),
+        )

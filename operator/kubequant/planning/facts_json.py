@@ -1,0 +1,61 @@
+"""ModelFacts as compact JSON, to stand in a ControllerRevision. Versioned: an older operator's facts are read or refused, never guessed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from kubequant.planning.values import ModelFacts, ModelShape, StoredMethod, StoredQuantization, TensorClass
+
+VERSION = 1
+
+
+def facts_to_json(facts: ModelFacts) -> str:
+    """One line; equal facts give equal text."""
+    document = {
+        "version": VERSION,
+        "repository": facts.repository,
+        "commit": facts.commit,
+        "shape": asdict(facts.shape),
+        "tensors": [[tensor.pattern, tensor.dtype, tensor.shape, tensor.count, tensor.bytes] for tensor in facts.tensors],
+        "stored": asdict(facts.stored) if facts.stored else None,
+        "downloadBytes": facts.download_bytes,
+        "hasChatTemplate": facts.has_chat_template,
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def facts_from_json(text: str) -> ModelFacts:
+    """Raises ValueError for another version and for what is no such document."""
+    document = json.loads(text)
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise ValueError(f"model facts must be a document of version {VERSION}")
+    try:
+        return _facts(document)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"model facts are incomplete: {error}") from error
+
+
+def _facts(document: dict[str, Any]) -> ModelFacts:
+    return ModelFacts(
+        repository=document["repository"],
+        commit=document["commit"],
+        shape=ModelShape(**document["shape"]),
+        tensors=tuple(
+            TensorClass(pattern, dtype, tuple(shape), count, size)
+            for pattern, dtype, shape, count, size in document["tensors"]
+        ),
+        stored=_stored(document["stored"]),
+        download_bytes=document["downloadBytes"],
+        has_chat_template=document["hasChatTemplate"],
+    )
+
+
+def _stored(fields: dict[str, Any] | None) -> StoredQuantization | None:
+    if fields is None:
+        return None
+    block = tuple(fields["block"]) if fields["block"] else None
+    return StoredQuantization(
+        **{**fields, "method": StoredMethod(fields["method"]), "block": block, "ignored": tuple(fields["ignored"])}
+    )

@@ -1,0 +1,124 @@
+"""Keeps children as they should be: written when they differ from what is wanted, never otherwise.
+
+A child is left alone while what is wanted is what was last written and the object has not changed since. Where that is
+not known (after a restart, after an edit by hand), the applied fields are compared with the live object.
+A child of our name that the model does not control is a Conflict: a forced apply would seize it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
+
+from kubequant.api.conditions import Reason
+from kubequant.cluster.api import Body, KubeApi
+from kubequant.cluster.kinds import Kind
+from kubequant.errors import Conflict
+from kubequant.manifests.names import FIELD_MANAGER, Owner, digest
+from kubequant.reconcile.records import Key, controller_uid, version_of
+from kubequant.reconcile.store import Store
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What was wanted when a child was last right, its version then, and the one that the watch had brought until then."""
+
+    wanted: str
+    version: str
+    before: str | None
+
+
+class Children:
+    """Remembers, for this process, at which version each child was as wanted."""
+
+    def __init__(self, api: KubeApi, store: Store) -> None:
+        self._api = api
+        self._store = store
+        self._written: dict[tuple[Kind, Key], _Written] = {}
+
+    async def ensure(self, kind: Kind, owner: Owner, wanted: Body) -> bool:
+        """Brings one child about. True when something was written. Raises Conflict, ApiError."""
+        name = (owner.namespace, wanted["metadata"]["name"])
+        content, seen = digest(wanted, 24), self._store.version(kind, name)
+        last = self._written.get((kind, name))
+        # Until the watch brings the version just written, the one before (or none at all) still stands in the store.
+        if last and last.wanted == content and seen in (last.version, last.before):
+            return False
+        live = await self._api.get(kind, *name)
+        if live is not None:
+            _check_control(kind, live, owner)
+            if contains(live, wanted):
+                self._remember(kind, name, content, live, seen)
+                return False
+            # The uid makes this fail, instead of creating, when the object was replaced in the meantime.
+            wanted = {**wanted, "metadata": {**wanted["metadata"], "uid": live["metadata"]["uid"]}}
+        written = await self._api.apply(kind, wanted, field_manager=FIELD_MANAGER, force=live is not None)
+        self._remember(kind, name, content, written, seen)
+        return True
+
+    async def remove(self, kind: Kind, owner: Owner, name: str) -> bool:
+        """Deletes a child of ours where there is one."""
+        key = (owner.namespace, name)
+        self._written.pop((kind, key), None)
+        if self._store.version(kind, key) is None:
+            return False
+        live = await self._api.get(kind, *key)
+        if live is None or controller_uid(live) != owner.uid:
+            return False
+        await self._api.delete(kind, *key, uid=live["metadata"]["uid"])
+        return True
+
+    def forget(self, key: Key) -> None:
+        """A model is gone; children carry its name, with or without a suffix."""
+        namespace, model = key
+        for kind, (child_namespace, child) in list(self._written):
+            if child_namespace == namespace and (child == model or child.startswith(f"{model}-")):
+                del self._written[(kind, (child_namespace, child))]
+
+    def _remember(self, kind: Kind, name: Key, content: str, live: Body, seen: str | None) -> None:
+        self._written[(kind, name)] = _Written(content, version_of(live), seen)
+
+
+def contains(live: Any, wanted: Any) -> bool:
+    """Whether every field of `wanted` stands in `live` with the same value.
+
+    Lists of named objects are compared by name, since the server and others may add to them; other lists as they stand.
+    """
+    if isinstance(wanted, Mapping):
+        return isinstance(live, Mapping) and all(
+            key in live and contains(live[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(live, list) and _contains_list(live, wanted)
+    return bool(live == wanted) or _same_quantity(live, wanted)
+
+
+def _same_quantity(live: Any, wanted: Any) -> bool:
+    """The server keeps quantities in canonical form: 1000m of CPU is stored as 1."""
+    if not (isinstance(live, str) and isinstance(wanted, str) and live[:1].isdigit() and wanted[:1].isdigit()):
+        return False
+    try:
+        return bool(parse_quantity(live) == parse_quantity(wanted))
+    except ValueError:
+        return False
+
+
+def _contains_list(live: list[Any], wanted: list[Any]) -> bool:
+    if wanted and all(isinstance(item, Mapping) and "name" in item for item in wanted):
+        by_name = {item.get("name"): item for item in live if isinstance(item, Mapping)}
+        return all(item["name"] in by_name and contains(by_name[item["name"]], item) for item in wanted)
+    return len(live) == len(wanted) and all(contains(a, b) for a, b in zip(live, wanted, strict=True))
+
+
+def _check_control(kind: Kind, live: Body, owner: Owner) -> None:
+    if controller_uid(live) == owner.uid:
+        return
+    name = live["metadata"]["name"]
+    raise Conflict(
+        Reason.CONFLICT,
+        f"a {kind.kind} named {name} exists already and is not of this model; it is left untouched. "
+        "Rename the model, or delete that object.",
+    )

@@ -1,0 +1,161 @@
+"""Which revision is wanted: found among those that exist, rendered again, or planned. The only place that asks the Hub."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from kubequant.api.conditions import Reason
+from kubequant.api.spec import QuantizedModelSpec
+from kubequant.cluster import kinds
+from kubequant.cluster.api import KubeApi
+from kubequant.errors import KubeQuantError, Refused, Waiting
+from kubequant.manifests.children import build_revision
+from kubequant.manifests.names import FIELD_MANAGER, Owner, revision_name
+from kubequant.manifests.recipe import EngineSettings
+from kubequant.planning import values
+from kubequant.planning.engines.vllm import EngineProfile
+from kubequant.planning.plan import plan
+from kubequant.planning.values import ModelFacts
+from kubequant.reconcile import decision as decisions
+from kubequant.reconcile.decision import Decision
+from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
+from kubequant.reconcile.plan_status import refused_status
+from kubequant.reconcile.records import RevisionRecord, revision_record
+from kubequant.reconcile.store import Snapshot, Store
+
+log = logging.getLogger(__name__)
+
+DECISIONS_CACHED = 2048
+
+
+class Hub(Protocol):
+    """Where facts come from. Raises the errors of kubequant.errors."""
+
+    async def describe(self, repository: str, revision: str, *, has_user_token: bool = False) -> ModelFacts: ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The revision for the spec as written with its decision, or the problem that keeps it from being made.
+
+    With a problem, `revision` and `decision` may still name what is rolled out already and stays. `resolved` tells
+    whether the Hub had an answer; `refused_plan` is what status.plan shows of a refusal.
+    """
+
+    revision: RevisionRecord | None = None
+    decision: Decision | None = None
+    problem: KubeQuantError | None = None
+    resolved: bool = False
+    refused_plan: dict[str, Any] | None = None
+    is_new: bool = False
+
+
+class Deciding:
+    """Makes decisions and writes them down before anything is done about them."""
+
+    def __init__(
+        self,
+        *,
+        api: KubeApi,
+        store: Store,
+        hub: Hub,
+        engine: EngineSettings,
+        profile: EngineProfile,
+        files: dict[str, str],
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._hub = hub
+        self._engine = engine
+        self._profile = profile
+        self._files = files
+        self._decisions: OrderedDict[str, Decision] = OrderedDict()  # by uid of their ControllerRevision
+
+    async def want(self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec) -> Wanted:
+        """The revision for the spec as written. A problem comes back within the answer; ApiError is raised."""
+        hashes = (inputs_hash(snapshot.model.spec, snapshot.model.replan), pod_hash(snapshot.model.spec))
+        existing = decisions.wanted(snapshot.revisions, hashes)
+        if existing:
+            return await self._reuse(snapshot, existing)
+        planned = decisions.same_plan(snapshot.revisions, hashes[0])
+        if planned:
+            before = await self.read(planned)
+            return await self._keep(snapshot, owner, decisions.with_pod(owner, before, spec, hashes, self._files))
+        try:
+            return await self._plan(snapshot, owner, spec, hashes)
+        except KubeQuantError as problem:
+            return await self._rolled_out(snapshot, Wanted(problem=problem))
+
+    async def read(self, revision: RevisionRecord) -> Decision:
+        """What a revision holds. It never changes, so it is read once."""
+        cached = self._decisions.get(revision.uid)
+        if cached:
+            self._decisions.move_to_end(revision.uid)
+            return cached
+        body = await self._api.get(kinds.CONTROLLER_REVISION, revision.namespace, revision.name)
+        if body is None:
+            raise Waiting(
+                Reason.PENDING, f"ControllerRevision {revision.name} is gone; its deletion is on its way", 1.0
+            )
+        return self._cached(revision.uid, Decision.from_data(body["data"]))
+
+    async def prune(self, snapshot: Snapshot, needed: set[str]) -> None:
+        """Deletes the oldest revisions beyond those kept."""
+        for revision in decisions.superfluous(snapshot.revisions, needed):
+            await self._api.delete(kinds.CONTROLLER_REVISION, revision.namespace, revision.name, uid=revision.uid)
+
+    async def _reuse(self, snapshot: Snapshot, revision: RevisionRecord) -> Wanted:
+        """A decision of these inputs exists. If others came in between (the user went back), it becomes the newest again."""
+        newest = snapshot.revisions[-1]
+        if revision.name != newest.name:
+            body = await self._api.merge_patch(
+                kinds.CONTROLLER_REVISION, revision.namespace, revision.name, {"revision": newest.number + 1}
+            )
+            self._store.put(kinds.CONTROLLER_REVISION, body)
+            revision = revision_record(body)
+        return Wanted(revision, await self.read(revision))
+
+    async def _plan(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, hashes: tuple[str, str]
+    ) -> Wanted:
+        repository, revision = source_of(spec)
+        has_token = spec.model.token_secret_ref is not None
+        facts = await self._hub.describe(repository, revision, has_user_token=has_token)
+        outcome = plan(intent_of(spec), facts, snapshot.fleet, self._profile)
+        if isinstance(outcome, values.Refused):
+            problem = Refused(outcome.reason, outcome.message)
+            refused = Wanted(problem=problem, resolved=True, refused_plan=refused_status(outcome.refusals))
+            return await self._rolled_out(snapshot, refused)
+        return await self._keep(
+            snapshot, owner, decisions.decide(owner, spec, hashes, outcome, self._engine, self._files)
+        )
+
+    async def _keep(self, snapshot: Snapshot, owner: Owner, decision: Decision) -> Wanted:
+        data = decision.to_data()
+        number = max((revision.number for revision in snapshot.revisions), default=0) + 1
+        manifest = build_revision(owner, revision_name(owner, data), number, data)
+        body = await self._api.apply(kinds.CONTROLLER_REVISION, manifest, field_manager=FIELD_MANAGER)
+        # The watch may take a while to bring it back; without it, the next reconcile would decide again.
+        self._store.put(kinds.CONTROLLER_REVISION, body)
+        revision = revision_record(body)
+        self._cached(revision.uid, decision)
+        recipe = decision.recipe
+        log.info("decided %s: %s on %d x %s", revision.name, recipe.repository, recipe.gpus, recipe.gpu_product)
+        return Wanted(revision, decision, resolved=True, is_new=True)
+
+    async def _rolled_out(self, snapshot: Snapshot, wanted: Wanted) -> Wanted:
+        """Nothing new can be decided: what is rolled out already stays as it is."""
+        name = snapshot.deployment.revision if snapshot.deployment else ""
+        for revision in snapshot.revisions:
+            if revision.name == name:
+                return replace(wanted, revision=revision, decision=await self.read(revision))
+        return wanted
+
+    def _cached(self, uid: str, decision: Decision) -> Decision:
+        self._decisions[uid] = decision
+        while len(self._decisions) > DECISIONS_CACHED:
+            self._decisions.popitem(last=False)
+        return decision

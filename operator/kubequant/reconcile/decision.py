@@ -1,0 +1,153 @@
+"""A decision: what a ControllerRevision holds, and which of those that exist is wanted now.
+
+The algorithm, level-triggered: the wanted revision is the one whose two hashes equal those of the spec as written. If
+there is none, one with the same planning inputs gives its plan and only the pod template is rendered again. If there is
+none of those either, it is planned. Nothing else (a restart, a newer operator, replicas) ever leads to planning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from kubequant.api.spec import Pod, QuantizedModelSpec
+from kubequant.manifests.names import Owner, files_name
+from kubequant.manifests.pod import build_pod_template
+from kubequant.manifests.recipe import EngineSettings, Recipe
+from kubequant.planning.values import Plan
+from kubequant.reconcile.plan_status import plan_status
+from kubequant.reconcile.records import RevisionRecord
+
+DATA_VERSION = 1
+KEPT_REVISIONS = 5
+MIB = 2**20
+
+
+class Outcome(StrEnum):
+    """The verdict on a revision, written once. Failed is followed by `: reason: message`."""
+
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a ControllerRevision holds as `data`. `plan` is as status shows it; `template` is applied as stored."""
+
+    inputs_hash: str
+    pod_hash: str
+    repository: str
+    commit: str
+    plan: dict[str, Any]
+    recipe: Recipe
+    template: dict[str, Any]
+
+    def to_data(self) -> dict[str, Any]:
+        return {
+            "version": DATA_VERSION,
+            "inputsHash": self.inputs_hash,
+            "podHash": self.pod_hash,
+            "repository": self.repository,
+            "commit": self.commit,
+            "plan": self.plan,
+            "recipe": self.recipe.to_json(),
+            "template": self.template,
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Decision:
+        return cls(
+            inputs_hash=data["inputsHash"],
+            pod_hash=data["podHash"],
+            repository=data["repository"],
+            commit=data["commit"],
+            plan=data["plan"],
+            recipe=Recipe.from_json(data["recipe"]),
+            template=data["template"],
+        )
+
+
+def decide(
+    owner: Owner,
+    spec: QuantizedModelSpec,
+    hashes: tuple[str, str],
+    plan: Plan,
+    engine: EngineSettings,
+    files: dict[str, str],
+) -> Decision:
+    """The decision that follows from a plan."""
+    secret = spec.model.token_secret_ref
+    recipe = Recipe(
+        repository=plan.repository,
+        commit=plan.commit,
+        gpu_product=plan.gpu.product,
+        gpu_memory_mib=plan.gpu.label_memory_bytes // MIB,
+        gpus=plan.gpus_per_replica,
+        arguments=plan.arguments,
+        weight_bytes=plan.weight_bytes,
+        download_bytes=plan.download_bytes,
+        token_secret=(secret.name, secret.key) if secret else None,
+        engine=engine,
+    )
+    status = plan_status(plan, engine)
+    return _rendered(owner, spec.pod, hashes, plan.repository, plan.commit, status, recipe, files)
+
+
+def with_pod(
+    owner: Owner, decision: Decision, spec: QuantizedModelSpec, hashes: tuple[str, str], files: dict[str, str]
+) -> Decision:
+    """The same plan with the template of a changed `spec.pod`."""
+    return _rendered(
+        owner, spec.pod, hashes, decision.repository, decision.commit, decision.plan, decision.recipe, files
+    )
+
+
+def _rendered(
+    owner: Owner,
+    pod: Pod | None,
+    hashes: tuple[str, str],
+    repository: str,
+    commit: str,
+    plan: dict[str, Any],
+    recipe: Recipe,
+    files: dict[str, str],
+) -> Decision:
+    template = build_pod_template(owner, recipe, pod or Pod(), files_name(owner, files))
+    return Decision(hashes[0], hashes[1], repository, commit, plan, recipe, template)
+
+
+def wanted(revisions: Sequence[RevisionRecord], hashes: tuple[str, str]) -> RevisionRecord | None:
+    """The newest revision of exactly these inputs."""
+    return _newest(revision for revision in revisions if (revision.inputs_hash, revision.pod_hash) == hashes)
+
+
+def same_plan(revisions: Sequence[RevisionRecord], inputs: str) -> RevisionRecord | None:
+    """The newest revision of these planning inputs, whatever its pod."""
+    return _newest(revision for revision in revisions if revision.inputs_hash == inputs)
+
+
+def last_ready(revisions: Sequence[RevisionRecord], besides: str = "") -> RevisionRecord | None:
+    """The newest revision that was Ready once, `besides` one."""
+    return _newest(revision for revision in revisions if revision.outcome == Outcome.READY and revision.name != besides)
+
+
+def failure_of(revision: RevisionRecord) -> tuple[str, str] | None:
+    """Reason and message of a revision whose verdict is Failed."""
+    verdict, _, cause = revision.outcome.partition(": ")
+    if verdict != Outcome.FAILED:
+        return None
+    reason, _, message = cause.partition(": ")
+    return reason, message
+
+
+def superfluous(revisions: Sequence[RevisionRecord], needed: set[str]) -> list[RevisionRecord]:
+    """What goes beyond the five newest, oldest first; those needed stay."""
+    excess = len(revisions) - KEPT_REVISIONS
+    candidates = [revision for revision in revisions if revision.name not in needed]
+    return candidates[: max(0, excess)]
+
+
+def _newest(revisions: Any) -> RevisionRecord | None:
+    return max(revisions, key=lambda revision: (revision.number, revision.name), default=None)

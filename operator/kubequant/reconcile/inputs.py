@@ -1,0 +1,61 @@
+"""From what the user wrote to what decisions rest on: the hash of the planning inputs, and the intent with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
+
+from kubequant.api.spec import QuantizedModelSpec, Scheme
+from kubequant.manifests.names import digest
+from kubequant.planning.values import ComputeCapability, Intent, KvCacheDtype
+
+DEFAULT_REVISION = "main"
+DEFAULT_CONCURRENT_REQUESTS = 16
+PLANNING_INPUTS = ("model", "quantization", "serving", "gpu")
+
+
+def inputs_hash(spec: Mapping[str, Any], replan: str) -> str:
+    """Of the planning inputs as written, so that neither a newer CRD nor a newer operator makes a new plan."""
+    return digest({"replan": replan, **{name: spec[name] for name in PLANNING_INPUTS if name in spec}}, 16)
+
+
+def pod_hash(spec: Mapping[str, Any]) -> str:
+    """Of `spec.pod` as written: it makes a new revision with the same plan."""
+    return digest(spec.get("pod") or {}, 16)
+
+
+def source_of(spec: QuantizedModelSpec) -> tuple[str, str]:
+    """Repository and revision of the checkpoint that is to be served."""
+    checkpoint = spec.quantization and spec.quantization.checkpoint
+    source = checkpoint or spec.model
+    return source.repository, source.revision or DEFAULT_REVISION
+
+
+def intent_of(spec: QuantizedModelSpec) -> Intent:
+    """The planning inputs with defaults filled in. The API server has checked every quantity and pattern."""
+    serving, gpu = spec.serving, spec.gpu
+    capability = gpu and gpu.min_compute_capability
+    scheme = (spec.quantization and spec.quantization.scheme) or Scheme.AUTO
+    dtype = serving and serving.kv_cache_dtype
+    arguments = (serving and serving.engine_arguments) or {}
+    return Intent(
+        repository=spec.model.repository,
+        scheme=scheme.value,
+        context_tokens=serving.context_tokens if serving else None,
+        concurrent_requests=(serving and serving.concurrent_requests) or DEFAULT_CONCURRENT_REQUESTS,
+        tokens_per_request=serving.tokens_per_request if serving else None,
+        kv_cache_dtype=KvCacheDtype(dtype.value) if dtype else KvCacheDtype.AUTO,
+        served_model_name=serving.served_model_name if serving else None,
+        min_memory_bytes=_bytes(gpu.min_memory if gpu else None),
+        min_compute_capability=ComputeCapability.parse(capability) if capability else None,
+        products=tuple(gpu.products or ()) if gpu else (),
+        gpus_per_replica=gpu.per_replica if gpu else None,
+        reserved_memory_bytes=_bytes(gpu.reserved_memory if gpu else None),
+        engine_arguments=tuple(sorted(arguments.items())),
+    )
+
+
+def _bytes(quantity: str | None) -> int:
+    return int(parse_quantity(quantity)) if quantity else 0

@@ -1,0 +1,87 @@
+"""The plan as status and the ControllerRevision show it: bounded, camelCase, bytes as integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubequant.api.status import (
+    MAX_ALTERNATIVES,
+    MAX_MESSAGE,
+    MAX_REFUSALS,
+    AlternativeStatus,
+    MemoryStatus,
+    PlanStatus,
+    RefusalStatus,
+)
+from kubequant.manifests.recipe import EngineSettings
+from kubequant.planning.values import MemoryBudget, Plan, Refusal
+
+
+def plan_status(plan: Plan, engine: EngineSettings) -> dict[str, Any]:
+    """`status.plan` of a plan that was taken."""
+    return _dump(
+        PlanStatus(
+            gpu_product=plan.gpu.product,
+            gpus_per_replica=plan.gpus_per_replica,
+            scheme=plan.scheme,
+            method=plan.method,
+            kernel=plan.kernel,
+            kv_cache_dtype=plan.kv_cache_dtype,
+            memory=_memory(plan.budget),
+            context_tokens=plan.context_tokens,
+            concurrent_requests=plan.concurrent_requests,
+            kv_cache_tokens=plan.kv_cache_tokens,
+            expected_kv_cache_tokens=plan.expected_kv_cache_tokens,
+            weight_bytes=plan.weight_bytes,
+            evidence=plan.evidence.value,
+            engine=f"{engine.name} {engine.version}",
+            arguments=list(plan.arguments),
+            alternatives=[
+                AlternativeStatus(gpu_product=other.gpu, gpus=other.gpus, message=other.message[:MAX_MESSAGE])
+                for other in plan.alternatives[:MAX_ALTERNATIVES]
+            ]
+            or None,
+            refusals=_refusals(plan.refusals),
+        )
+    )
+
+
+def refused_status(refusals: tuple[Refusal, ...]) -> dict[str, Any]:
+    """`status.plan` where nothing was taken: the reasons alone."""
+    return _dump(PlanStatus(refusals=_refusals(refusals)))
+
+
+def _refusals(refusals: tuple[Refusal, ...]) -> list[RefusalStatus] | None:
+    shown = [
+        RefusalStatus(
+            gpu_product=refusal.gpu,
+            gpus=refusal.gpus,
+            scheme=refusal.scheme,
+            rule=refusal.rule,
+            message=refusal.message[:MAX_MESSAGE],
+        )
+        for refusal in refusals[:MAX_REFUSALS]
+    ]
+    return shown or None
+
+
+def _memory(budget: MemoryBudget) -> MemoryStatus:
+    return MemoryStatus(
+        total=budget.total_bytes,
+        gpu_memory_utilization=f"{budget.gpu_memory_utilization:g}",
+        usable=budget.usable_bytes,
+        reserved=budget.reserved_bytes,
+        context=budget.context_bytes,
+        weights=budget.weights_bytes,
+        activation=budget.activation_bytes,
+        cuda_graphs=budget.cuda_graphs_bytes,
+        non_torch=budget.non_torch_bytes,
+        margin=budget.margin_bytes,
+        kv_cache=budget.kv_cache_bytes,
+        expected_kv_cache=budget.expected_kv_cache_bytes,
+        kv_bytes_per_token=budget.kv_bytes_per_token,
+    )
+
+
+def _dump(status: PlanStatus) -> dict[str, Any]:
+    return status.model_dump(by_alias=True, exclude_none=True, mode="json")

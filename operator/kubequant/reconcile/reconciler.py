@@ -1,0 +1,151 @@
+"""One level-triggered reconcile of a QuantizedModel: snapshot -> decision -> children -> verdict -> status.
+
+Every step derives what it does from what it observes; nothing about progress is kept elsewhere. Here the steps are put
+in order; what each decides stands in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kubequant.api.spec import Mode, QuantizedModelSpec
+from kubequant.errors import Conflict, KubeQuantError, Refused, Waiting
+from kubequant.manifests.names import Owner
+from kubequant.reconcile import decision as decisions
+from kubequant.reconcile.children import Children
+from kubequant.reconcile.deciding import Deciding, Wanted
+from kubequant.reconcile.kinds import QUANTIZED_MODEL
+from kubequant.reconcile.measuring import Measuring
+from kubequant.reconcile.records import Key, ModelRecord
+from kubequant.reconcile.rolling import RolledOut, Rolling
+from kubequant.reconcile.status import Known
+from kubequant.reconcile.status_writer import StatusWriter
+from kubequant.reconcile.store import Snapshot, Store
+
+REFUSED_RETRY_SECONDS = 600.0  # a repository may change; changes of the fleet enqueue by themselves
+WAITING_RETRY_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """When the model should be looked at again; None: when something changes. `planned` is False while a problem stands."""
+
+    requeue_after_seconds: float | None = None
+    planned: bool = True
+
+
+class Reconciler:
+    """Reconciles QuantizedModels one key at a time; the queue sees to it that a key is never worked on twice at once."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        deciding: Deciding,
+        rolling: Rolling,
+        children: Children,
+        measuring: Measuring,
+        status: StatusWriter,
+    ) -> None:
+        self._store = store
+        self._deciding = deciding
+        self._rolling = rolling
+        self._children = children
+        self._measuring = measuring
+        self._status = status
+
+    async def reconcile(self, key: Key) -> Result:
+        """Brings one model a step further. Raises ApiError, which the queue answers with back-off."""
+        snapshot = self._store.snapshot(key)
+        if snapshot is None or snapshot.model.deleting:
+            self._forget(key)
+            return Result()
+        owner, spec = owner_of(snapshot.model), QuantizedModelSpec.model_validate(snapshot.model.spec)
+        wanted = await self._deciding.want(snapshot, owner, spec)
+        snapshot = self._store.snapshot(key) or snapshot
+        wanted, rolled = await self._roll_out(snapshot, owner, spec, wanted)
+        await self._deciding.prune(snapshot, _needed(snapshot, wanted, rolled))
+        known = await self._known(snapshot, owner, spec, wanted, rolled)
+        await self._status.write(snapshot.model, owner, known)
+        return _result(wanted.problem, rolled)
+
+    async def _roll_out(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, wanted: Wanted
+    ) -> tuple[Wanted, RolledOut | None]:
+        if wanted.revision is None or wanted.decision is None:
+            return wanted, None
+        try:
+            return wanted, await self._rolling.roll_out(snapshot, owner, spec, wanted.revision, wanted.decision)
+        except Conflict as conflict:
+            return replace(wanted, problem=conflict), None
+
+    async def _known(
+        self,
+        snapshot: Snapshot,
+        owner: Owner,
+        spec: QuantizedModelSpec,
+        wanted: Wanted,
+        rolled: RolledOut | None,
+    ) -> Known:
+        return Known(
+            owner=owner,
+            generation=snapshot.model.generation,
+            plan_mode=spec.mode is Mode.PLAN,
+            decision=wanted.decision,
+            update_revision=wanted.revision.name if wanted.revision else "",
+            current_revision=_serving(snapshot, rolled),
+            problem=wanted.problem,
+            resolved=wanted.resolved,
+            refused_plan=wanted.refused_plan,
+            rollout=rolled.rollout if rolled else None,
+            failure=rolled.failure if rolled else None,
+            measured_tokens=await self._measured(snapshot, rolled),
+            total_replicas=snapshot.deployment.current_replicas if snapshot.deployment else 0,
+        )
+
+    async def _measured(self, snapshot: Snapshot, rolled: RolledOut | None) -> int | None:
+        """KV-cache tokens as the running engine says: asked once a revision, outside of the reconcile."""
+        if rolled is None:
+            return None
+        if rolled.target.measured:
+            return int(rolled.target.measured) if rolled.target.measured.isdigit() else None
+        tokens = self._measuring.answer(rolled.target.name)
+        if tokens is not None:
+            await self._rolling.record_measured(rolled.target, tokens)
+            return tokens
+        ready = [pod for pod in snapshot.pods if pod.ready and pod.revision == rolled.target.name and pod.address]
+        if ready and rolled.rollout.is_complete:
+            self._measuring.ask(snapshot.model.key, rolled.target.name, ready[0].address)
+        return None
+
+    def _forget(self, key: Key) -> None:
+        self._children.forget(key)
+        self._status.forget(key)
+        self._measuring.forget(key)
+
+
+def owner_of(model: ModelRecord) -> Owner:
+    return Owner(QUANTIZED_MODEL.api_version, QUANTIZED_MODEL.kind, model.namespace, model.name, model.uid)
+
+
+def _needed(snapshot: Snapshot, wanted: Wanted, rolled: RolledOut | None) -> set[str]:
+    """Revisions that must be kept whatever their age: wanted, applied, serving, and the last good one."""
+    kept = (wanted.revision, rolled and rolled.target, decisions.last_ready(snapshot.revisions))
+    return {pod.revision for pod in snapshot.pods} | {revision.name for revision in kept if revision}
+
+
+def _serving(snapshot: Snapshot, rolled: RolledOut | None) -> str:
+    """The revision whose pods are ready: the target's where any are, else the newest of the others."""
+    ready = {pod.revision for pod in snapshot.pods if pod.ready and not pod.deleting}
+    if rolled and rolled.target.name in ready:
+        return rolled.target.name
+    serving = [revision.name for revision in snapshot.revisions if revision.name in ready]
+    return serving[-1] if serving else ""
+
+
+def _result(problem: KubeQuantError | None, rolled: RolledOut | None) -> Result:
+    if isinstance(problem, Waiting):
+        return Result(problem.retry_after_seconds or WAITING_RETRY_SECONDS, planned=False)
+    if isinstance(problem, Refused | Conflict):
+        return Result(REFUSED_RETRY_SECONDS, planned=False)
+    return Result(rolled.look_again_seconds if rolled else None)

@@ -1,0 +1,146 @@
+"""Rolls a revision out, watches over it, and goes back to the last good one when it has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kubequant.api.spec import Mode, QuantizedModelSpec, RolloutStrategy
+from kubequant.cluster import kinds
+from kubequant.cluster.api import KubeApi
+from kubequant.manifests.children import (
+    Replacement,
+    build_deployment,
+    build_disruption_budget,
+    build_files,
+    build_service,
+)
+from kubequant.manifests.names import MEASURED_ANNOTATION, OUTCOME_ANNOTATION, Owner
+from kubequant.reconcile import decision as decisions
+from kubequant.reconcile.children import Children
+from kubequant.reconcile.deciding import Deciding
+from kubequant.reconcile.decision import Decision, Outcome
+from kubequant.reconcile.diagnosis import PROBE_PERIOD_SECONDS
+from kubequant.reconcile.records import RevisionRecord
+from kubequant.reconcile.rollout import Rollout, observe, replacement, seconds_to_patience
+from kubequant.reconcile.store import Snapshot, Store
+
+MAX_OUTCOME = 2048
+
+
+@dataclass(frozen=True)
+class RolledOut:
+    """What is applied, and what its pods say. `failure` is the verdict on the wanted revision when `target` is another."""
+
+    target: RevisionRecord
+    rollout: Rollout
+    failure: tuple[str, str] | None
+    look_again_seconds: float | None
+
+
+class Rolling:
+    """Applies children and writes verdicts. `clock` gives seconds since the epoch, as pods' own times are."""
+
+    def __init__(
+        self,
+        *,
+        api: KubeApi,
+        store: Store,
+        children: Children,
+        deciding: Deciding,
+        files: dict[str, str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._children = children
+        self._deciding = deciding
+        self._files = files
+        self._clock = clock
+
+    async def roll_out(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, update: RevisionRecord, decision: Decision
+    ) -> RolledOut | None:
+        """Brings the children about for `update`, or for the revision before it. None in mode Plan. Raises Conflict."""
+        if spec.mode is Mode.PLAN and snapshot.deployment is None:
+            return None
+        rollout = self._observe(snapshot, spec, update, decision)
+        failure = decisions.failure_of(update) or await self._give_up(snapshot, update, rollout)
+        fallback = decisions.last_ready(snapshot.revisions, besides=update.name) if failure else None
+        if fallback:
+            decision = await self._deciding.read(fallback)
+            rollout = self._observe(snapshot, spec, fallback, decision)
+        target = fallback or update
+        await self._apply(snapshot, owner, spec, target, decision)
+        if rollout.is_complete and not target.outcome and rollout.wanted_replicas:
+            await self._annotate(target, OUTCOME_ANNOTATION, Outcome.READY.value)
+        return RolledOut(target, rollout, failure if fallback else None, self._look_again(snapshot, target, decision))
+
+    async def record_measured(self, revision: RevisionRecord, tokens: int) -> None:
+        """Writes what the running engine said of itself, once a revision."""
+        await self._annotate(revision, MEASURED_ANNOTATION, str(tokens))
+
+    def _observe(
+        self, snapshot: Snapshot, spec: QuantizedModelSpec, revision: RevisionRecord, decision: Decision
+    ) -> Rollout:
+        budget = decision.recipe.start_budget_seconds
+        return observe(snapshot.pods, snapshot.deployment, revision.name, spec.replicas, budget, self._clock())
+
+    async def _give_up(self, snapshot: Snapshot, update: RevisionRecord, rollout: Rollout) -> tuple[str, str] | None:
+        """The verdict Failed: only on a revision that never was Ready, and only where there is one to go back to.
+
+        Without one the pods go on trying, and status tells what they say.
+        """
+        finding = rollout.finding
+        if finding is None or not finding.permanent or rollout.ready_update or update.outcome:
+            return None
+        if decisions.last_ready(snapshot.revisions, besides=update.name) is None:
+            return None
+        verdict = f"{Outcome.FAILED.value}: {finding.reason.value}: {finding.message}"[:MAX_OUTCOME]
+        await self._annotate(update, OUTCOME_ANNOTATION, verdict)
+        return finding.reason.value, finding.message
+
+    async def _annotate(self, revision: RevisionRecord, annotation: str, value: str) -> None:
+        patch = {"metadata": {"annotations": {annotation: value}}}
+        body = await self._api.merge_patch(kinds.CONTROLLER_REVISION, revision.namespace, revision.name, patch)
+        self._store.put(kinds.CONTROLLER_REVISION, body)
+
+    async def _apply(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, target: RevisionRecord, decision: Decision
+    ) -> None:
+        files = build_files(owner, self._files)
+        # An older revision's files are another ConfigMap, immutable and there already: an upgrade rolls no pods.
+        if files["metadata"]["name"] == _files_of(decision):
+            await self._children.ensure(kinds.CONFIG_MAP, owner, files)
+        await self._children.ensure(kinds.SERVICE, owner, build_service(owner))
+        how = self._replacement(snapshot, spec, target, decision)
+        deployment = build_deployment(owner, target.name, decision.template, spec.replicas, how)
+        await self._children.ensure(kinds.DEPLOYMENT, owner, deployment)
+        budget = build_disruption_budget(owner, spec.replicas)
+        if budget:
+            await self._children.ensure(kinds.POD_DISRUPTION_BUDGET, owner, budget)
+        else:
+            await self._children.remove(kinds.POD_DISRUPTION_BUDGET, owner, owner.name)
+
+    def _replacement(
+        self, snapshot: Snapshot, spec: QuantizedModelSpec, target: RevisionRecord, decision: Decision
+    ) -> Replacement:
+        product, gpus = decision.recipe.gpu_product, decision.recipe.gpus
+        existing = sum(gpu.per_node * gpu.nodes for gpu in snapshot.fleet.classes if gpu.product == product)
+        free = existing - self._store.gpus_in_use(product)
+        strategy = spec.rollout.strategy if spec.rollout else RolloutStrategy.AUTO
+        return replacement(strategy, snapshot.deployment, target.name, snapshot.pods, free, gpus, self._clock())
+
+    def _look_again(self, snapshot: Snapshot, target: RevisionRecord, decision: Decision) -> float | None:
+        """Time-outs bring no event: seconds until the nearest one is due."""
+        now = self._clock()
+        budget = decision.recipe.start_budget_seconds + PROBE_PERIOD_SECONDS
+        starts = [pod.engine.running_since for pod in snapshot.pods if not pod.ready]
+        due = [max(1.0, since + budget - now + 1) for since in starts if since is not None and since + budget > now]
+        patience = seconds_to_patience(snapshot.pods, target.name, now)
+        return min([*due, *([patience + 1] if patience else [])], default=None)
+
+
+def _files_of(decision: Decision) -> str:
+    volumes = decision.template["spec"]["volumes"]
+    return next((str(volume["configMap"]["name"]) for volume in volumes if "configMap" in volume), "")

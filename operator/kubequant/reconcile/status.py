@@ -1,0 +1,245 @@
+"""The status of a QuantizedModel as a pure function of what is known. Status decides nothing.
+
+The conditions follow each other (ModelResolved, Planned, CheckpointReady, Available, WithinPlan); Ready, Reconciling and
+Stalled summarise them as kstatus reads them: Stalled means that waiting does not help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubequant.api.conditions import ConditionType, Reason
+from kubequant.errors import Conflict, KubeQuantError, Refused, Waiting
+from kubequant.manifests.children import endpoint_of
+from kubequant.manifests.names import Owner, selector_text
+from kubequant.reconcile.decision import Decision
+from kubequant.reconcile.diagnosis import Finding
+from kubequant.reconcile.records import Transition
+from kubequant.reconcile.rollout import Rollout, refusal_of
+
+MESSAGE_LIMIT = 1024
+TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What one reconcile found out.
+
+    `decision` is the one for the spec as written, None while there is none (`problem` then says why). `plan_only` is the
+    part of status.plan that a refusal has. `serving` is whether the last Ready revision is applied instead of
+    `update_revision` because that one failed with `failure`.
+    """
+
+    owner: Owner
+    generation: int
+    plan_mode: bool
+    decision: Decision | None
+    update_revision: str
+    current_revision: str
+    problem: KubeQuantError | None = None
+    resolved: bool = False  # whether the Hub had an answer before `problem` came up
+    refused_plan: Mapping[str, Any] | None = None
+    rollout: Rollout | None = None
+    failure: tuple[str, str] | None = None  # verdict of the update revision, when it was rolled back
+    measured_tokens: int | None = None
+    total_replicas: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One condition."""
+
+    status: str
+    reason: str
+    message: str
+
+
+def build_status(known: Known) -> dict[str, Any]:
+    """Everything but the times of transitions."""
+    decision, rollout = known.decision, known.rollout
+    status: dict[str, Any] = {
+        "observedGeneration": known.generation,
+        "conditions": [
+            {
+                "type": type_.value,
+                "status": verdict.status,
+                "reason": verdict.reason,
+                "message": _bounded(verdict.message),
+                "observedGeneration": known.generation,
+            }
+            for type_, verdict in conditions(known).items()
+        ],
+        "selector": selector_text(known.owner),
+        "replicas": known.total_replicas,
+        "readyReplicas": (rollout.ready_update + rollout.ready_other) if rollout else 0,
+        "endpoint": endpoint_of(known.owner),
+    }
+    if known.update_revision:
+        status["updateRevision"] = known.update_revision
+    if known.current_revision:
+        status["currentRevision"] = known.current_revision
+    if decision:
+        status |= {"modelCommit": decision.commit, "checkpoint": decision.repository, "plan": decision.plan}
+    elif known.refused_plan:
+        status["plan"] = dict(known.refused_plan)
+    if known.measured_tokens is not None:
+        status["measured"] = {"kvCacheTokens": known.measured_tokens}
+    return status
+
+
+def conditions(known: Known) -> dict[ConditionType, Verdict]:
+    """All known types, in their order."""
+    verdicts = {
+        ConditionType.MODEL_RESOLVED: _model_resolved(known),
+        ConditionType.PLANNED: _planned(known),
+        ConditionType.CHECKPOINT_READY: _checkpoint_ready(known),
+        ConditionType.AVAILABLE: _available(known),
+        ConditionType.WITHIN_PLAN: _within_plan(known),
+    }
+    ready = _ready(known, verdicts[ConditionType.AVAILABLE])
+    stalled = _stalled(known, ready)
+    verdicts[ConditionType.READY] = ready
+    verdicts[ConditionType.RECONCILING] = _reconciling(known, ready, stalled)
+    verdicts[ConditionType.STALLED] = stalled
+    return verdicts
+
+
+def with_times(status: dict[str, Any], before: Mapping[str, Transition], now: str) -> dict[str, Any]:
+    """`lastTransitionTime` moves only when a condition's status does."""
+
+    def time_of(condition: Mapping[str, Any]) -> str:
+        last = before.get(condition["type"])
+        return last.time if last and last.status == condition["status"] and last.time else now
+
+    timed = [{**condition, "lastTransitionTime": time_of(condition)} for condition in status["conditions"]]
+    return {**status, "conditions": timed}
+
+
+def _model_resolved(known: Known) -> Verdict:
+    if known.decision:
+        return Verdict(TRUE, Reason.RESOLVED, f"{known.decision.repository} at commit {known.decision.commit}")
+    if known.resolved or known.problem is None or isinstance(known.problem, Conflict):
+        return Verdict(TRUE if known.resolved else UNKNOWN, *_pending(known.resolved))
+    status = FALSE if isinstance(known.problem, Refused) else UNKNOWN
+    return Verdict(status, known.problem.reason, known.problem.message)
+
+
+def _pending(resolved: bool) -> tuple[str, str]:
+    return (Reason.RESOLVED, "the model's facts are known") if resolved else (Reason.PENDING, "not looked at yet")
+
+
+def _planned(known: Known) -> Verdict:
+    if known.decision:
+        return Verdict(TRUE, Reason.PLANNED, _plan_sentence(known.decision.plan))
+    if known.resolved and isinstance(known.problem, Refused):
+        return Verdict(FALSE, known.problem.reason, known.problem.message)
+    return Verdict(UNKNOWN, Reason.PENDING, "the model's facts are not known yet")
+
+
+def _plan_sentence(plan: Mapping[str, Any]) -> str:
+    return (
+        f"{plan.get('scheme')} on {plan.get('gpusPerReplica')} x {plan.get('gpuProduct')} a replica: "
+        f"{plan.get('contextTokens')} tokens of context, at least {plan.get('kvCacheTokens')} tokens of "
+        f"{plan.get('kvCacheDtype')} KV cache"
+    )
+
+
+def _checkpoint_ready(known: Known) -> Verdict:
+    if known.decision:
+        return Verdict(TRUE, Reason.EXISTING, f"{known.decision.repository} is served as it is stored")
+    return Verdict(UNKNOWN, Reason.PENDING, "there is no plan yet")
+
+
+def _available(known: Known) -> Verdict:
+    rollout = known.rollout
+    if known.plan_mode and rollout is None:
+        return Verdict(FALSE, Reason.PLAN_ONLY, "spec.mode is Plan: nothing is rolled out")
+    if rollout is None:
+        return Verdict(FALSE, Reason.PENDING, "nothing is rolled out yet")
+    ready, wanted = rollout.ready_update + rollout.ready_other, rollout.wanted_replicas
+    if wanted == 0 and ready == 0:
+        return Verdict(FALSE, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
+    if ready >= wanted:
+        return Verdict(TRUE, Reason.ALL_REPLICAS_READY, f"{ready} of {wanted} replicas are ready")
+    finding = _trouble(rollout)
+    if ready:
+        detail = f"; {finding.message}" if finding and finding.failed else ""
+        return Verdict(TRUE, Reason.SOME_REPLICAS_READY, f"{ready} of {wanted} replicas are ready{detail}")
+    if finding:
+        return Verdict(FALSE, finding.reason, finding.message)
+    return Verdict(FALSE, Reason.STARTING, f"0 of {wanted} replicas are ready")
+
+
+def _trouble(rollout: Rollout) -> Finding | None:
+    return refusal_of(rollout.deployment_failure) or rollout.finding or rollout.other_finding
+
+
+def _within_plan(known: Known) -> Verdict:
+    promised = known.decision.plan.get("kvCacheTokens") if known.decision else None
+    if known.measured_tokens is None or promised is None:
+        return Verdict(UNKNOWN, Reason.NOT_MEASURED, "the running engine has not been asked yet, or did not answer")
+    numbers = f"the engine has room for {known.measured_tokens} tokens of KV cache, {promised} were promised"
+    if known.measured_tokens >= promised:
+        return Verdict(TRUE, Reason.WITHIN_PLAN, numbers)
+    advice = "Fewer requests run side by side than planned; raise gpu.reservedMemory by what else uses the card, or report it."
+    return Verdict(FALSE, Reason.BELOW_PLAN, f"{numbers}. {advice}")
+
+
+def _ready(known: Known, available: Verdict) -> Verdict:
+    if known.problem:
+        return Verdict(FALSE, known.problem.reason, known.problem.message)
+    if known.failure:
+        reason, message = known.failure
+        text = f"revision {known.update_revision} failed ({reason}: {message}); {known.current_revision} serves. "
+        return Verdict(FALSE, Reason.ROLLED_BACK, text + "Change the spec, or set the annotation kubequant.dev/replan.")
+    if known.plan_mode:
+        return Verdict(
+            FALSE, Reason.PLAN_ONLY, "spec.mode is Plan: the plan stands in status.plan, nothing is rolled out"
+        )
+    rollout = known.rollout
+    if rollout is None:
+        return Verdict(FALSE, Reason.PROGRESSING, "being rolled out")
+    if rollout.is_complete:
+        if rollout.wanted_replicas == 0:
+            return Verdict(TRUE, Reason.SCALED_TO_ZERO, "spec.replicas is 0, as asked")
+        return Verdict(
+            TRUE,
+            Reason.READY,
+            f"{rollout.ready_update} of {rollout.wanted_replicas} replicas serve {known.update_revision}",
+        )
+    finding = refusal_of(rollout.deployment_failure) or rollout.finding
+    if finding and finding.failed:
+        return Verdict(FALSE, finding.reason, finding.message)
+    if rollout.ready_other:
+        done = f"{rollout.ready_update} of {rollout.wanted_replicas} replicas serve {known.update_revision}"
+        return Verdict(FALSE, Reason.PROGRESSING, f"{done}, {rollout.ready_other} still serve another revision")
+    if available.status == TRUE:
+        return Verdict(FALSE, Reason.PROGRESSING, available.message)
+    return Verdict(FALSE, available.reason, available.message)
+
+
+def _stalled(known: Known, ready: Verdict) -> Verdict:
+    rollout = known.rollout
+    finding = (refusal_of(rollout.deployment_failure) or rollout.finding) if rollout else None
+    doomed = (
+        isinstance(known.problem, Refused | Conflict)
+        or known.failure is not None
+        or (ready.status == FALSE and finding is not None and finding.permanent)
+    )
+    if doomed:
+        return Verdict(TRUE, ready.reason, ready.message)
+    return Verdict(FALSE, Reason.PROGRESSING if ready.status == FALSE else Reason.READY, "")
+
+
+def _reconciling(known: Known, ready: Verdict, stalled: Verdict) -> Verdict:
+    done = ready.status == TRUE or stalled.status == TRUE or (known.plan_mode and known.problem is None)
+    if done:
+        return Verdict(FALSE, ready.reason, "")
+    passing = known.problem if isinstance(known.problem, Waiting) else None
+    return Verdict(TRUE, ready.reason if passing else Reason.PROGRESSING, ready.message)
+
+
+def _bounded(message: str) -> str:
+    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"

@@ -1,0 +1,240 @@
+"""Everything of the operator but the watches: store, queue, reconciler, Lease, probes, in one event loop.
+
+It lives in a thread of its own, because kopf cancels whatever tasks were made after its start when it ends. The workers
+pause until a full list has filled the store after each (re)start of the watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+from kubequant.cluster import kinds
+from kubequant.cluster.api import ApiError, HttpKubeApi, load_configuration
+from kubequant.cluster.events import EventRecorder
+from kubequant.cluster.kinds import Kind
+from kubequant.cluster.lease import LeaseElection, LeaseTimes
+from kubequant.hub.client import Hub
+from kubequant.manifests.children import engine_files
+from kubequant.manifests.names import OWNED_SELECTOR
+from kubequant.reconcile.children import Children
+from kubequant.reconcile.deciding import Deciding
+from kubequant.reconcile.kinds import QUANTIZED_MODEL
+from kubequant.reconcile.measuring import Measuring
+from kubequant.reconcile.reconciler import Reconciler
+from kubequant.reconcile.records import Key
+from kubequant.reconcile.rolling import Rolling
+from kubequant.reconcile.status_writer import StatusWriter
+from kubequant.reconcile.store import WATCHED, Store
+from kubequant.runtime.engine_metrics import read_kv_cache_tokens
+from kubequant.runtime.http import ProbeServer
+from kubequant.runtime.logs import current_object
+from kubequant.runtime.metrics import Metrics
+from kubequant.runtime.profile import engine_profile
+from kubequant.runtime.queue import WorkQueue
+from kubequant.runtime.settings import Settings, engine_settings
+
+log = logging.getLogger(__name__)
+
+CONTROLLER = "kubequant.dev/operator"
+COALESCE_SECONDS = 0.2  # events of children come in bursts: pod, ReplicaSet, Deployment
+STUCK_SECONDS = 300.0
+RETRY_SECONDS = 5.0
+CLIENT_CONCURRENCY = 32
+
+
+class Core:
+    """Make it, then `start()` it, within its own event loop. `observe` is called by the watches, through the loop."""
+
+    def __init__(self, settings: Settings, kubeconfig: str | None) -> None:
+        self._settings = settings
+        self._kubeconfig = kubeconfig
+        self.metrics = Metrics()
+        self.store = Store()
+        self._unplanned: set[Key] = set()
+        self._fleet_seen = self.store.fleet
+        self._fleet_check: asyncio.TimerHandle | None = None
+        self._resync: asyncio.Task[None] | None = None
+        self._http_started = False
+
+    async def start(self) -> None:
+        """Connects and serves the probes. Raises ConfigException or OSError with what is missing."""
+        settings = self._settings
+        self._api = HttpKubeApi(await load_configuration(self._kubeconfig), concurrency=CLIENT_CONCURRENCY)
+        self._session = aiohttp.ClientSession(trust_env=False)  # pods are never reached through a proxy
+        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid4().hex[:8]}"
+        self.lease = LeaseElection(
+            self._api,
+            settings.leader_election.namespace,
+            settings.leader_election.name,
+            identity,
+            time.monotonic,
+            LeaseTimes(
+                duration=settings.leader_election.lease_seconds,
+                renew_deadline=settings.leader_election.lease_seconds * 2 / 3,
+                retry_period=settings.leader_election.lease_seconds / 7.5,
+            ),
+        )
+        self._hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=self._hub_token)
+        self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=settings.workers)
+        self._reconciler = self._assemble(identity)
+        self._probes = ProbeServer(
+            self.metrics, trouble=self._trouble, refresh=self._refresh, started=lambda: self._http_started
+        )
+        await self._probes.start(settings.http_host, settings.http_port)
+        self._http_started = True
+        log.info("probes and metrics on port %d", self._probes.port)
+
+    async def stop(self) -> None:
+        """Ends the work, gives the Lease up, closes connections."""
+        if self._resync:
+            self._resync.cancel()
+        await self.queue.stop()
+        if self.lease.leads:
+            await self.lease.release()
+        await self._hub.close()
+        await self._session.close()
+        await self._probes.stop()
+        await self._api.close()
+
+    async def lead(self) -> None:
+        """Returns once this process may work: it holds the Lease, and the kind is installed."""
+        if self._settings.leader_election.enabled:
+            await self.lease.acquire()
+        self.metrics.leader.set(1)
+        await self._kind_is_served()
+        self.queue.start()
+        self._resync = asyncio.create_task(self._resync_forever())
+
+    async def filled(self) -> None:
+        """The watches run: fill the store with full lists, then let the workers go."""
+        while True:
+            try:
+                await self.relist()
+                break
+            except ApiError as error:
+                log.warning("cannot list yet, again in %d s: %s", RETRY_SECONDS, error)
+                await asyncio.sleep(RETRY_SECONDS)
+        self.queue.resume()
+        log.info("works on %d models", len(self.store.model_keys()))
+
+    async def relist(self) -> None:
+        """Full lists of everything that is watched; every model is looked at again."""
+        for kind in WATCHED:
+            selector = "" if kind in (QUANTIZED_MODEL, kinds.NODE) else OWNED_SELECTOR
+            self.store.replace(kind, [body async for body in self._api.list(kind, label_selector=selector)])
+        self._fleet_may_have_changed()
+        for key in self.store.model_keys():
+            self.queue.add(key)
+
+    def observe(self, kind: Kind, change: str | None, body: Mapping[str, Any]) -> None:
+        """One event of a watch."""
+        key = self.store.remove(kind, body) if change == "DELETED" else self.store.put(kind, body)
+        if kind == kinds.NODE:
+            self._fleet_may_have_changed()
+        elif key is None:
+            return
+        elif kind == QUANTIZED_MODEL:
+            self.queue.add(key)
+        else:
+            self.queue.add_after(key, COALESCE_SECONDS)
+
+    def _assemble(self, identity: str) -> Reconciler:
+        files, engine = engine_files(), engine_settings(self._settings)
+        children = Children(self._api, self.store)
+        deciding = Deciding(
+            api=self._api,
+            store=self.store,
+            hub=self._hub,
+            engine=engine,
+            profile=engine_profile(engine),
+            files=files,
+        )
+        rolling = Rolling(
+            api=self._api, store=self.store, children=children, deciding=deciding, files=files, clock=time.time
+        )
+        return Reconciler(
+            store=self.store,
+            deciding=deciding,
+            rolling=rolling,
+            children=children,
+            measuring=Measuring(lambda address: read_kv_cache_tokens(self._session, address), self.queue.add),
+            status=StatusWriter(self._api, EventRecorder(self._api, CONTROLLER, identity[:128]), time.time),
+        )
+
+    async def _work(self, key: Key) -> float | None:
+        token = current_object.set("/".join(key))
+        try:
+            with self.metrics.reconcile_seconds.time():
+                result = await self._reconciler.reconcile(key)
+        except Exception:
+            self.metrics.reconciles.labels("error").inc()
+            raise
+        finally:
+            current_object.reset(token)
+        self.metrics.reconciles.labels("planned" if result.planned else "unplanned").inc()
+        (self._unplanned.discard if result.planned else self._unplanned.add)(key)
+        return result.requeue_after_seconds
+
+    async def _kind_is_served(self) -> None:
+        while True:
+            try:
+                async for _ in self._api.list(QUANTIZED_MODEL):
+                    break
+                return
+            except ApiError as error:
+                advice = (
+                    "apply crds/ first" if error.is_not_found else "the ServiceAccount's ClusterRole stands in charts/"
+                )
+                log.warning("cannot list QuantizedModels (%s): %s. Again in %d s", error, advice, RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _resync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            try:
+                await self.relist()
+            except ApiError as error:
+                log.warning("the periodic list failed, again in %d s: %s", self._settings.resync_seconds, error)
+
+    def _fleet_may_have_changed(self) -> None:
+        """Nodes come in bursts: the fleet is compared once a burst, and what could not be planned is planned again."""
+        if self._fleet_check is None:
+            self._fleet_check = asyncio.get_running_loop().call_later(COALESCE_SECONDS, self._compare_fleet)
+
+    def _compare_fleet(self) -> None:
+        self._fleet_check = None
+        fleet = self.store.fleet
+        if fleet != self._fleet_seen:
+            self._fleet_seen = fleet
+            for key in list(self._unplanned):
+                self.queue.add(key)
+
+    def _hub_token(self) -> str | None:
+        file = self._settings.hub.token_file
+        return file.read_text(encoding="utf-8").strip() if file and file.exists() else None
+
+    def _trouble(self) -> str | None:
+        longest = self.queue.longest_running_seconds()
+        if longest > STUCK_SECONDS:
+            return f"a reconcile has been under way for {int(longest)} s, more than {int(STUCK_SECONDS)} s"
+        return None
+
+    def _refresh(self) -> None:
+        self.metrics.queue_depth.set(len(self.queue))
+        self.metrics.leader.set(1 if self.lease.leads else 0)
+        for resource, count in self.store.size().items():
+            self.metrics.objects.labels(resource).set(count)
+        self.metrics.models.clear()
+        ready = (model.transitions.get("Ready") for model in self.store.models())
+        for (status, reason), count in Counter((r.status, r.reason) if r else ("Unknown", "") for r in ready).items():
+            self.metrics.models.labels(status, reason).set(count)

@@ -1,0 +1,119 @@
+"""kopf as informer: `on.event` handlers that hand each event over and write nothing to any object.
+
+kopf ends when the server answers a watch with an error that it does not know (a 500 in the stream). It is started again
+in this process, with back-off; only after several failures in a row does the process end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+
+from kubequant.cluster import kinds
+from kubequant.cluster.kinds import Kind
+from kubequant.manifests.names import OWNED_SELECTOR
+from kubequant.reconcile.kinds import QUANTIZED_MODEL
+from kubequant.reconcile.store import WATCHED
+
+log = logging.getLogger(__name__)
+
+Observer = Callable[[Kind, str | None, Mapping[str, Any]], None]
+
+FAILURES_TO_GIVE_UP = 8
+LONGEST_PAUSE_SECONDS = 30.0
+HEALTHY_SECONDS = 60.0  # a run of this length forgives the failures before it
+
+
+class WatchingFailedError(Exception):
+    """The watches failed several times in a row."""
+
+
+async def watch(
+    observe: Observer,
+    *,
+    kubeconfig: str | None,
+    stop: asyncio.Event,
+    started: Callable[[], None],
+    ended: Callable[[], None],
+) -> None:
+    """Watches until `stop`, or until the process is told to end. Raises WatchingFailedError.
+
+    `started` is called whenever the watches run (anew), `ended` whenever they do not any more.
+    """
+    failures = 0
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            await _run(observe, kubeconfig, stop, started)
+            return  # told to end, by the flag or by a signal
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            failures = 1 if time.monotonic() - began > HEALTHY_SECONDS else failures + 1
+            if failures >= FAILURES_TO_GIVE_UP:
+                raise WatchingFailedError(f"the watches failed {failures} times in a row, last: {error}") from error
+            pause = min(LONGEST_PAUSE_SECONDS, 0.5 * 2**failures) * random.uniform(0.5, 1)  # noqa: S311
+            log.warning("the watches failed (%s), started again in %.1f s", error, pause)
+        finally:
+            ended()
+        await asyncio.sleep(pause)
+
+
+async def _run(observe: Observer, kubeconfig: str | None, stop: asyncio.Event, started: Callable[[], None]) -> None:
+    ready: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    ready.add_done_callback(lambda future: None if future.cancelled() else started())
+    await kopf.operator(
+        registry=_registry(observe, kubeconfig),
+        settings=_settings(),
+        standalone=True,
+        clusterwide=True,
+        stop_flag=stop,
+        ready_flag=ready,
+    )
+
+
+def _registry(observe: Observer, kubeconfig: str | None) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+    for kind in WATCHED:
+        _register(registry, kind, observe)
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> Any:
+        if kubeconfig:
+            os.environ["KUBECONFIG"] = kubeconfig  # the only way to name the file to kopf
+            return kopf.login_with_kubeconfig(**kwargs)
+        return kopf.login_with_service_account(**kwargs)
+
+    return registry
+
+
+def _register(registry: kopf.OperatorRegistry, kind: Kind, observe: Observer) -> None:
+    group, _, version = kind.api_version.rpartition("/")
+
+    @kopf.on.event(group, version, kind.plural, registry=registry, id=f"observe-{kind.plural}")
+    async def seen(event: Mapping[str, Any], **_: Any) -> None:
+        body = event["object"]
+        observe(kind, event["type"], {"apiVersion": kind.api_version, "kind": kind.kind, **body})
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # Events are our own (cluster.events)
+    settings.scanning.disabled = True  # spares the rights to list namespaces and CustomResourceDefinitions
+    settings.queueing.idle_timeout = 0.1  # a task for each object, five seconds long, is memory for nothing
+    settings.watching.chunk_size = 500
+    settings.watching.reconnect_backoff = 0.5
+    settings.networking.request_timeout = 30
+    for kind in WATCHED:
+        if kind not in (QUANTIZED_MODEL, kinds.NODE):
+            group = kind.api_version.rpartition("/")[0]
+            settings.watching.label_selectors[group, kind.plural] = OWNED_SELECTOR
+    return settings
