@@ -30,9 +30,7 @@ def _closeness(pair: tuple[Candidate, Refusal]) -> tuple[int, int]:
 
 def what_would_help(candidate: Candidate) -> str:
     """One line of the changes that are known to be enough, the cheapest first."""
-    free = replace(
-        candidate, intent=replace(candidate.intent, products=(), min_memory_bytes=0, gpus_per_replica=None)
-    )
+    free = replace(candidate, intent=replace(candidate.intent, products=(), min_memory_bytes=0, gpus_per_replica=None))
     return "; or ".join([*_smaller_demand(candidate), *_more_gpus(free), *_larger_card(free)]) or "a smaller model"
 
 

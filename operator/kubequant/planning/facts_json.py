@@ -18,7 +18,9 @@ def facts_to_json(facts: ModelFacts) -> str:
         "repository": facts.repository,
         "commit": facts.commit,
         "shape": asdict(facts.shape),
-        "tensors": [[tensor.pattern, tensor.dtype, tensor.shape, tensor.count, tensor.bytes] for tensor in facts.tensors],
+        "tensors": [
+            [tensor.pattern, tensor.dtype, tensor.shape, tensor.count, tensor.bytes] for tensor in facts.tensors
+        ],
         "stored": asdict(facts.stored) if facts.stored else None,
         "downloadBytes": facts.download_bytes,
         "hasChatTemplate": facts.has_chat_template,

@@ -159,7 +159,9 @@ def _refuse_slices(node: NodeFacts) -> None:
     if slices:
         raise _Unreadable(f"its GPUs are cut into MIG slices ({slices[0]}), which are not planned on: use whole GPUs")
     if node.allocatable.get(_SHARED_RESOURCE, "0") != "0":
-        raise _Unreadable(f"advertises {_SHARED_RESOURCE}: shared GPUs are not planned on, their memory is not promised")
+        raise _Unreadable(
+            f"advertises {_SHARED_RESOURCE}: shared GPUs are not planned on, their memory is not promised"
+        )
 
 
 def _refuse_shared(node: NodeFacts, product: str) -> None:

@@ -72,7 +72,9 @@ def non_torch_bytes(load: EngineLoad, overheads: Overheads) -> int:
 
 def margin_bytes(load: EngineLoad, overheads: Overheads) -> int:
     """What the promise holds back: covers the residuals of every start-up in bench/data that this release plans."""
-    beside_weights = activation_bytes(load, overheads) + cuda_graph_bytes(load, overheads) + non_torch_bytes(load, overheads)
+    beside_weights = (
+        activation_bytes(load, overheads) + cuda_graph_bytes(load, overheads) + non_torch_bytes(load, overheads)
+    )
     shares = beside_weights * overheads.margin_share + load.weight_bytes * overheads.margin_weight_share
     parallel = overheads.margin_parallel_bytes if load.tensor_parallel_size > 1 and overheads.graphs_in_budget else 0
     return overheads.margin_floor_bytes + parallel + int(shares)

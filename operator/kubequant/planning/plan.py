@@ -79,9 +79,8 @@ def _inputs_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
     for check in (_scheme_refused, _context_refused):
         if refused := check(intent, facts):
             return refused
-    for name, value in intent.engine_arguments:
-        if obstacle := vllm.argument_obstacle(name, value):
-            return Refused(Reason.ARGUMENT_NOT_ALLOWED, obstacle)
+    if obstacle := vllm.arguments_obstacle(intent.engine_arguments):
+        return Refused(Reason.ARGUMENT_NOT_ALLOWED, obstacle)
     return None
 
 
@@ -134,7 +133,9 @@ def _fleet_refused(fleet: Fleet) -> Refused | None:
 def _nothing_passed(refused: list[tuple[Candidate, Refusal]], fleet: Fleet) -> Refused:
     refusals = tuple(refusal for _, refusal in refused)
     if all(refusal.rule in USER_RULE_NAMES for refusal in refusals):
-        has = ", ".join(f"{gpu.product} ({gib(gpu.label_memory_bytes)}, up to {gpu.per_node} a node)" for gpu in fleet.classes[:5])
+        has = ", ".join(
+            f"{gpu.product} ({gib(gpu.label_memory_bytes)}, up to {gpu.per_node} a node)" for gpu in fleet.classes[:5]
+        )
         message = f"spec.gpu excludes every GPU that the cluster has: {has}; closest: {refusals[-1].message}"
         return Refused(Reason.NO_MATCHING_GPU, message, refusals[:MAX_REFUSALS])
     candidate, refusal = closest(refused)

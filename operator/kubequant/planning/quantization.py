@@ -43,7 +43,9 @@ def stored_quantization(config: Config, tensors: Sequence[TensorClass]) -> Store
     method = str(declared.get("quant_method", "")).lower()
     reader = _READERS.get(method)
     if reader is None:
-        raise _unsupported(f"quantisation {method[:50] or 'without quant_method'!r} is not served by this release: {_INSTEAD}")
+        raise _unsupported(
+            f"quantisation {method[:50] or 'without quant_method'!r} is not served by this release: {_INSTEAD}"
+        )
     return reader(declared, tensors)
 
 
@@ -81,7 +83,9 @@ def _require(method: str, tensors: Sequence[TensorClass], *parameters: str) -> N
 
 def _require_weight_dtype(method: str, tensors: Sequence[TensorClass], dtypes: Sequence[str]) -> None:
     if not any(_parameter(tensor) == "weight" and tensor.dtype in dtypes for tensor in tensors):
-        raise _corrupt(f"config.json says {method}, but no weight is stored in {dtypes[0]}: config and weights are not of one export")
+        raise _corrupt(
+            f"config.json says {method}, but no weight is stored in {dtypes[0]}: config and weights are not of one export"
+        )
 
 
 # --- AWQ and GPTQ ----------------------------------------------------------------------------------------------------
@@ -163,7 +167,12 @@ def _compressed_tensors(declared: Config, tensors: Sequence[TensorClass]) -> Sto
     if kind == "int" and bits == 8 and activations and activations.get("num_bits") == 8:
         _require_weight_dtype("compressed-tensors W8A8", tensors, ("I8",))
         return StoredQuantization(
-            StoredMethod.COMPRESSED_TENSORS, "W8A8", 8, _channel(weights), kv_cache_dtype=kv_cache_dtype, ignored=ignored
+            StoredMethod.COMPRESSED_TENSORS,
+            "W8A8",
+            8,
+            _channel(weights),
+            kv_cache_dtype=kv_cache_dtype,
+            ignored=ignored,
         )
     raise _unsupported(f"compressed-tensors with {bits}-bit {kind[:20]} weights like these are not served: {_INSTEAD}")
 
@@ -235,7 +244,9 @@ def _fp8(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization
     sides = declared.get("weight_block_size")
     block = _block(sides) if sides is not None else None
     if block and declared.get("activation_scheme", "dynamic") != "dynamic":
-        raise _unsupported("FP8 in blocks with static activation scales is not served: take one with dynamic activations")
+        raise _unsupported(
+            "FP8 in blocks with static activation scales is not served: take one with dynamic activations"
+        )
     ignored = _names(declared.get("modules_to_not_convert") or declared.get("ignored_layers"))
     return StoredQuantization(StoredMethod.FP8, "FP8", 8, block=block, ignored=ignored)
 

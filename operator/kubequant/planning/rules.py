@@ -58,7 +58,9 @@ def capability_wanted(candidate: Candidate) -> Refusal | None:
     if wanted is None or has >= wanted:
         return None
     return _refuse(
-        candidate, "gpu.minComputeCapability", f"has compute capability {has}, gpu.minComputeCapability asks for {wanted}"
+        candidate,
+        "gpu.minComputeCapability",
+        f"has compute capability {has}, gpu.minComputeCapability asks for {wanted}",
     )
 
 
@@ -128,7 +130,10 @@ def intermediate_divides(candidate: Candidate) -> Refusal | None:
     if size % candidate.gpus == 0:
         return None
     return _refuse(
-        candidate, "intermediate", f"intermediate size {size} does not divide by {candidate.gpus}", intermediate_size=size
+        candidate,
+        "intermediate",
+        f"intermediate size {size} does not divide by {candidate.gpus}",
+        intermediate_size=size,
     )
 
 
@@ -157,9 +162,7 @@ def blocks_divide(candidate: Candidate) -> Refusal | None:
     block_outputs, block_inputs = block
     for inputs, outputs in candidate.linear_layers:
         if inputs % block_inputs or outputs % block_outputs:
-            message = (
-                f"a layer of {inputs} x {outputs} on each GPU is not made of whole {block_outputs} x {block_inputs} blocks"
-            )
+            message = f"a layer of {inputs} x {outputs} on each GPU is not made of whole {block_outputs} x {block_inputs} blocks"
             return _refuse(candidate, "block", message, inputs=inputs, outputs=outputs)
     return None
 
@@ -222,7 +225,12 @@ def _kv_cache_holds(candidate: Candidate, rule: str, needed_tokens: int, what: s
         f"enough for {tokens(candidate.kv_cache_tokens)}"
     )
     return _refuse(
-        candidate, rule, message, kv_cache_needed_bytes=needed, kv_cache_bytes=left, kv_cache_tokens=candidate.kv_cache_tokens
+        candidate,
+        rule,
+        message,
+        kv_cache_needed_bytes=needed,
+        kv_cache_bytes=left,
+        kv_cache_tokens=candidate.kv_cache_tokens,
     )
 
 

@@ -45,6 +45,13 @@ class Measuring:
             self._questions.pop(revision).task.cancel()
         self._answers = {name: known for name, known in self._answers.items() if known[0] != key}
 
+    async def close(self) -> None:
+        """Stops asking."""
+        tasks = [question.task for question in self._questions.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _until_answered(self, key: Key, revision: str, address: str) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:

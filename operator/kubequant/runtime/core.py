@@ -86,6 +86,7 @@ class Core:
         )
         self._hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=self._hub_token)
         self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=settings.workers)
+        self._measuring = Measuring(lambda address: read_kv_cache_tokens(self._session, address), self.queue.add)
         self._reconciler = self._assemble(identity)
         self._probes = ProbeServer(
             self.metrics, trouble=self._trouble, refresh=self._refresh, started=lambda: self._http_started
@@ -99,6 +100,7 @@ class Core:
         if self._resync:
             self._resync.cancel()
         await self.queue.stop()
+        await self._measuring.close()
         if self.lease.leads:
             await self.lease.release()
         await self._hub.close()
@@ -167,7 +169,7 @@ class Core:
             deciding=deciding,
             rolling=rolling,
             children=children,
-            measuring=Measuring(lambda address: read_kv_cache_tokens(self._session, address), self.queue.add),
+            measuring=self._measuring,
             status=StatusWriter(self._api, EventRecorder(self._api, CONTROLLER, identity[:128]), time.time),
         )
 

@@ -47,5 +47,5 @@ def configure(log_format: str, level: str) -> None:
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     handler.addFilter(_WithObject())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("kopf", "aiohttp.access", "httpx", "httpcore", "asyncio", "huggingface_hub"):
+    for noisy in ("kopf", "aiohttp.access", "httpx", "httpx2", "httpcore", "httpcore2", "asyncio", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

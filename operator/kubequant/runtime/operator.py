@@ -81,7 +81,8 @@ async def _lead_or_told_to_end(loop: _LoopThread, core: Core) -> bool:
         here.add_signal_handler(number, told.set)
     leading = asyncio.wrap_future(loop.call(core.lead()))
     waiting = asyncio.create_task(told.wait())
-    await asyncio.wait([asyncio.ensure_future(leading), waiting], return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [leading, waiting]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not leading.done():
         leading.cancel()
         return False

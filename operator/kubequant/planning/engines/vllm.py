@@ -182,7 +182,7 @@ ALLOWED_ENGINE_ARGUMENTS: Mapping[str, re.Pattern[str]] = {
     "enable-prompt-tokens-details": _FLAG,
     "enforce-eager": _FLAG,
     "generation-config": re.compile("auto|vllm"),
-    "max-logprobs": _NUMBER,
+    "max-logprobs": re.compile("[0-9]{1,2}"),
     "max-num-queued-reqs": _NUMBER,
     "max-num-queued-tokens": _NUMBER,
     "reasoning-parser": _WORD,
@@ -195,13 +195,23 @@ ALLOWED_ENGINE_ARGUMENTS: Mapping[str, re.Pattern[str]] = {
 loads code or files from a place that nobody has checked."""
 
 
-def argument_obstacle(name: str, value: str) -> str | None:
-    """Why the user's argument is not taken, None when it is."""
+def arguments_obstacle(arguments: Sequence[tuple[str, str]]) -> str | None:
+    """Why the user's arguments are not taken, None when they are."""
+    for name, value in arguments:
+        if obstacle := _argument_obstacle(name, value):
+            return obstacle
+    names = {name for name, value in arguments if value != "false"}
+    if "enable-auto-tool-choice" in names and "tool-call-parser" not in names:
+        return "engine argument 'enable-auto-tool-choice' needs 'tool-call-parser' beside it"
+    return None
+
+
+def _argument_obstacle(name: str, value: str) -> str | None:
     allowed = ALLOWED_ENGINE_ARGUMENTS.get(name)
     if allowed is None:
         return f"engine argument {name[:64]!r} is not allowed; allowed are: {', '.join(ALLOWED_ENGINE_ARGUMENTS)}"
     if not allowed.fullmatch(value):
-        return f"engine argument {name!r} must match {allowed.pattern or 'true|false'}, not {value[:64]!r}"
+        return f"engine argument {name!r} must match {allowed.pattern}, not {value[:64]!r}"
     return None
 
 

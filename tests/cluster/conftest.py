@@ -1,0 +1,64 @@
+"""The cluster lane: one control plane, one fake Hub and one operator for all tests; each test has its own namespace."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakehub import FakeHub
+from tests.fakehub.standard import STANDARD_RENAMED, STANDARD_TOKENS, standard_repositories
+from tests.harness import Installation, OperatorProcess
+from tests.localcluster import Cluster
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with Cluster.temporary(fleets=["rtx4090", "a100-80"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def installation(cluster: Cluster) -> Installation:
+    return Installation(cluster)
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[FakeHub]:
+    with FakeHub(standard_repositories(), tokens=STANDARD_TOKENS, renamed=STANDARD_RENAMED) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def configuration(hub: FakeHub) -> dict[str, object]:
+    return {"hub": {"endpoint": hub.url}, "leaderElection": {"leaseSeconds": 5}, "resyncSeconds": 30}
+
+
+@pytest.fixture(scope="session")
+def operator(
+    installation: Installation, configuration: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """The one that most tests share. A test that kills or restarts it starts it again before it ends."""
+    process = OperatorProcess(installation.operator_kubeconfig, configuration, tmp_path_factory.mktemp("operator"))
+    with process as running:
+        running.wait_until_working()
+        yield running
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
