@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.harness.api_server import ApiServer, RefusedByServerError
 from tests.harness.models import QuantizedModelBuilder
 from tests.harness.waiting import wait_for
 from tests.localcluster import Cluster
@@ -16,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "kubequant-system"
 SERVICE_ACCOUNT = "kubequant-operator"
 OPERATOR_USER = f"system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}"
+OWNED = "app.kubernetes.io/managed-by=kubequant"
+OWNED_RESOURCES = "deployments,services,configmaps,controllerrevisions,pods,pdb"
+WRITES = frozenset({"create", "update", "patch", "delete"})
 
 
 class Installation:
@@ -27,31 +29,38 @@ class Installation:
         cluster.kubectl("apply", "-f", str(ROOT / "charts/kubequant/templates/rbac.yaml"))
         cluster.kubectl("wait", "--for=condition=Established", "crd/quantizedmodels.kubequant.dev", "--timeout=30s")
         self.operator_kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
+        self.api = ApiServer(cluster.kubeconfig)
 
-    def apply(self, model: QuantizedModelBuilder | dict[str, Any]) -> None:
-        body = model.manifest() if isinstance(model, QuantizedModelBuilder) else model
-        self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    def apply(self, model: QuantizedModelBuilder | dict[str, Any]) -> dict[str, Any]:
+        return self.api.apply(_body(model))
 
     def get(self, resource: str, name: str, namespace: str = "default") -> dict[str, Any] | None:
         """One object, None where there is none."""
-        text = self.cluster.kubectl("-n", namespace, "get", resource, name, "-o", "json", "--ignore-not-found")
-        return json.loads(text) if text.strip() else None
+        return self.api.get(resource, name, namespace)
+
+    def existing(self, resource: str, name: str, namespace: str = "default") -> dict[str, Any]:
+        """One object that must be there."""
+        found = self.api.get(resource, name, namespace)
+        assert found is not None, f"{resource}/{name} is not there"
+        return found
 
     def list(self, resource: str, namespace: str | None = "default", selector: str = "") -> list[dict[str, Any]]:
-        scope = ["-n", namespace] if namespace else ["-A"]
-        select = ["-l", selector] if selector else []
-        return json.loads(self.cluster.kubectl(*scope, "get", resource, *select, "-o", "json"))["items"]
+        """Objects of one or, separated by commas, several resources; of all namespaces where None is given."""
+        return [item for word in resource.split(",") for item in self.api.list(word, namespace, selector)]
 
-    def patch(self, resource: str, name: str, patch: dict[str, Any], namespace: str = "default") -> None:
-        self.cluster.kubectl("-n", namespace, "patch", resource, name, "--type=merge", "-p", json.dumps(patch))
+    def patch(self, resource: str, name: str, patch: dict[str, Any], namespace: str = "default") -> dict[str, Any]:
+        return self.api.patch(resource, name, patch, namespace)
 
     def delete(self, resource: str, name: str, namespace: str = "default") -> None:
-        self.cluster.kubectl("-n", namespace, "delete", resource, name, "--ignore-not-found", "--wait=false")
+        self.api.delete(resource, name, namespace)
+
+    def status(self, name: str, namespace: str = "default") -> dict[str, Any]:
+        """The status of a QuantizedModel, empty while there is none."""
+        return (self.get("qm", name, namespace) or {}).get("status") or {}
 
     def condition(self, name: str, kind: str, namespace: str = "default") -> dict[str, Any]:
         """One condition of a QuantizedModel, empty while there is none."""
-        model = self.get("qm", name, namespace) or {}
-        found = [c for c in (model.get("status") or {}).get("conditions", []) if c["type"] == kind]
+        found = [c for c in self.status(name, namespace).get("conditions", []) if c["type"] == kind]
         return found[0] if found else {}
 
     def wait_condition(
@@ -77,7 +86,7 @@ class Installation:
             return last if current and right else None
 
         try:
-            return wait_for(f"{kind}={status} {reason or ''} of {name}", says, seconds=seconds)
+            return wait_for(f"{kind}={status} {reason or ''} of {name}", says, seconds=seconds, every=0.1)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; the condition says {last}") from None
 
@@ -87,26 +96,24 @@ class Installation:
     def delete_all_models(self, seconds: float = 120) -> None:
         """Deletes every model and waits until the garbage collector has taken what they owned."""
         self.cluster.kubectl("delete", "qm", "-A", "--all", "--wait=true", timeout=seconds)
-        ours = "app.kubernetes.io/managed-by=kubequant"
         wait_for(
             "everything owned by models to be gone",
-            lambda: not self.list("deployments,services,configmaps,controllerrevisions,pods,pdb", None, ours),
+            lambda: not self.list(OWNED_RESOURCES, None, OWNED),
             seconds=seconds,
             every=0.5,
         )
 
-    def refused(self, body: dict[str, Any]) -> str:
+    def refused(self, model: QuantizedModelBuilder | dict[str, Any]) -> str:
         """What the API server says to a body that it refuses. Raises AssertionError when it takes it."""
         try:
-            self.cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
-        except subprocess.CalledProcessError as error:
-            return str(error.stderr)
-        raise AssertionError(f"the API server took {json.dumps(body['spec'])}")
+            self.api.create(_body(model), dry_run=True)
+        except RefusedByServerError as error:
+            return error.message
+        raise AssertionError(f"the API server took {_body(model).get('spec')}")
 
-    def operator_writes(self, since: float = 0.0) -> dict[str, int]:
+    def operator_writes(self, since: datetime | None = None) -> dict[str, int]:
         """Writes of the operator by `verb resource[/subresource]`, Events and Lease aside, from the audit log."""
-        verbs = {"create", "update", "patch", "delete"}
-        counts = self.cluster.audit_counts(user_prefix=OPERATOR_USER, verbs=verbs, since=since)
+        counts = self.cluster.audit_counts(user_prefix=OPERATOR_USER, verbs=WRITES, since=since)
         return {
             f"{key.verb} {key.resource}{'/' + key.subresource if key.subresource else ''}": count
             for key, count in counts.items()
@@ -114,5 +121,9 @@ class Installation:
         }
 
     @staticmethod
-    def now() -> float:
-        return time.time()
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+
+def _body(model: QuantizedModelBuilder | dict[str, Any]) -> dict[str, Any]:
+    return model.manifest() if isinstance(model, QuantizedModelBuilder) else model

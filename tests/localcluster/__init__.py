@@ -1,9 +1,9 @@
 """A real Kubernetes on one machine, without Docker: `python -m tests.localcluster --help`, or from tests:
 
-    from tests.localcluster import Cluster
+from tests.localcluster import Cluster
 
-    with Cluster.temporary(fleets=["rtx4090"]) as cluster:
-        cluster.kubectl("get", "nodes")
+with Cluster.temporary(fleets=["rtx4090"]) as cluster:
+    cluster.kubectl("get", "nodes")
 """
 
 from .audit import AuditEntry, AuditKey

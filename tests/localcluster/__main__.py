@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         "--gpu-nodes", action="append", default=[], metavar="FILE",
         help=f"KWOK nodes from a YAML file or a shipped fleet ({', '.join(shipped_fleets())}); repeatable",
     )  # fmt: skip
-    up.add_argument("--real-node", action="store_true", help="also a kubelet that runs pods, with fake GPUs; needs root")
+    up.add_argument(
+        "--real-node", action="store_true", help="also a kubelet that runs pods, with fake GPUs; needs root"
+    )
     up.add_argument("--real-node-file", type=Path, metavar="FILE", help="what it pretends to have, like real-node.yaml")
     up.add_argument("--fresh", action="store_true", help="end a running cluster of this name first")
     up.set_defaults(run=_up)

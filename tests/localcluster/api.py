@@ -22,9 +22,7 @@ class ApiClient:
         context = ssl.create_default_context(cafile=cluster["certificate-authority"])
         context.load_cert_chain(user["client-certificate"], user["client-key"])
         # The server is on loopback: a proxy of the environment must not stand between.
-        self._http = httpx.Client(
-            base_url=cluster["server"], verify=context, timeout=_TIMEOUT_SECONDS, trust_env=False
-        )
+        self._http = httpx.Client(base_url=cluster["server"], verify=context, timeout=_TIMEOUT_SECONDS, trust_env=False)
 
     def is_ready(self) -> bool:
         """Whether the server answers /readyz with 200; False while it cannot be reached."""

@@ -39,16 +39,19 @@ class Layer:
 
     def _walk(self, folder: Path, relative: str) -> Iterator[tuple[tarfile.TarInfo, Path | bytes | None]]:
         if relative or self.target:
-            yield _directory(os.path.join(self.target, relative).rstrip("/"), folder.stat().st_mode), None
+            yield _directory(self._name(relative), folder.stat().st_mode), None
         for entry in sorted(os.scandir(folder), key=lambda item: item.name):
-            path = os.path.join(relative, entry.name)
+            path = f"{relative}/{entry.name}" if relative else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(Path(entry.path), path)
             elif (member := self._member(entry, path)) is not None:
                 yield member
 
+    def _name(self, relative: str) -> str:
+        return "/".join(part for part in (self.target, relative) if part)
+
     def _member(self, entry: os.DirEntry[str], path: str) -> tuple[tarfile.TarInfo, Path | bytes] | None:
-        info = tarfile.TarInfo(os.path.join(self.target, path))
+        info = tarfile.TarInfo(self._name(path))
         status = entry.stat(follow_symlinks=False)
         info.mode, info.mtime = stat.S_IMODE(status.st_mode), int(status.st_mtime)
         content = self.replaced.get(path)
@@ -56,7 +59,7 @@ class Layer:
             info.size = len(content)
             return info, content
         if isinstance(content, str) or entry.is_symlink():
-            info.type, info.linkname = tarfile.SYMTYPE, content or os.readlink(entry.path)
+            info.type, info.linkname = tarfile.SYMTYPE, content or str(Path(entry.path).readlink())
             return info, b""
         if not entry.is_file(follow_symlinks=False):
             return None  # device nodes and sockets: the runtime makes what a container needs
@@ -128,7 +131,7 @@ def _chunks(info: tarfile.TarInfo, content: Path | bytes | None, buffer: memoryv
         while remaining:
             count = stream.readinto(buffer[: min(len(buffer), remaining)])  # type: ignore[attr-defined]
             if not count:
-                raise OSError(f"{content} became shorter while it was read")
+                raise OSError(f"{info.name} became shorter while it was read")
             yield buffer[:count]
             remaining -= count
 

@@ -79,9 +79,7 @@ def _matches(entry: AuditEntry, user_prefix: str | None, since: datetime | None)
 def _entry(event: dict[str, object]) -> AuditEntry:
     reference, user, status = (_mapping(event.get(key)) for key in ("objectRef", "user", "responseStatus"))
     resource = str(reference.get("resource") or str(event["requestURI"]).partition("?")[0])
-    key = AuditKey(
-        str(user.get("username", "")), str(event["verb"]), resource, str(reference.get("subresource", ""))
-    )
+    key = AuditKey(str(user.get("username", "")), str(event["verb"]), resource, str(reference.get("subresource", "")))
     return AuditEntry(
         key=key,
         api_group=str(reference.get("apiGroup", "")),

@@ -109,7 +109,9 @@ def _flags(module: str) -> list[str]:
         version = kubernetes_version()
         _, minor, _ = version.split(".")
         stamps = {"gitVersion": version, "gitMajor": "1", "gitMinor": minor, "gitTreeState": "clean"}
-        linker += "".join(f" -X {package}.{key}={value}" for package in _VERSION_PACKAGES for key, value in stamps.items())
+        linker += "".join(
+            f" -X {package}.{key}={value}" for package in _VERSION_PACKAGES for key, value in stamps.items()
+        )
     return ["-trimpath", "-ldflags", linker]
 
 

@@ -36,4 +36,6 @@ def _is_version_2() -> bool:
 
 def _hierarchies() -> list[Path]:
     """The version 1 hierarchies; symlinks such as cpu -> cpu,cpuacct are the same hierarchy again."""
-    return [path for path in sorted(_ROOT.iterdir()) if path.is_dir() and not path.is_symlink() and path.name != "unified"]
+    return [
+        path for path in sorted(_ROOT.iterdir()) if path.is_dir() and not path.is_symlink() and path.name != "unified"
+    ]

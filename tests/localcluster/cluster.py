@@ -69,7 +69,9 @@ class Cluster:
         self._layout = Layout(directory)
         self._processes = Processes(directory)
         self._client: ApiClient | None = None
-        self._node = RealNode(self._layout, self._processes, lambda: self._api, record.address) if record.real_node else None
+        self._node = (
+            RealNode(self._layout, self._processes, lambda: self._api, record.address) if record.real_node else None
+        )
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -94,7 +96,9 @@ class Cluster:
             running = None if fresh else cls.find(name, report)
             if running is not None and running.is_running():
                 if real_node and not running._record.real_node:
-                    raise ClusterError(f"the cluster {name} runs without a real node: `down` it first, or give `--fresh`")
+                    raise ClusterError(
+                        f"the cluster {name} runs without a real node: `down` it first, or give `--fresh`"
+                    )
                 cluster = running
             else:
                 cls._clear(name, report)
@@ -189,7 +193,9 @@ class Cluster:
 
     def component_pids(self) -> dict[str, int | None]:
         """Process id of each component, None for one that is not alive."""
-        return {name: self._processes.pid(name) for name in [*reversed(_STOP_ORDER), *(COMPONENTS if self._node else ())]}
+        return {
+            name: self._processes.pid(name) for name in [*reversed(_STOP_ORDER), *(COMPONENTS if self._node else ())]
+        }
 
     # --- the API server -----------------------------------------------------------------------------------------
 

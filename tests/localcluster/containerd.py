@@ -100,7 +100,9 @@ class Containerd:
     def has_image(self, reference: str) -> bool:
         return reference in self.images()
 
-    def import_image(self, reference: str, config: archive.ImageConfig, layers: list[archive.Layer], timeout: float) -> None:
+    def import_image(
+        self, reference: str, config: archive.ImageConfig, layers: list[archive.Layer], timeout: float
+    ) -> None:
         """Stream an image into the store and unpack it."""
         importer = subprocess.Popen(
             ["timeout", str(timeout), "ctr", "--address", str(self.socket), "--namespace", _NAMESPACE, "images", "import", "-"],
@@ -155,7 +157,14 @@ class Containerd:
             "type": "host-local", "dataDir": str(self._directory / "ipam"), "ranges": [[{"subnet": POD_CIDR}]],
             "routes": [{"dst": "0.0.0.0/0"}],
         }  # fmt: skip
-        bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipMasq": False, "hairpinMode": True, "ipam": addresses}
+        bridge = {
+            "type": "bridge",
+            "bridge": BRIDGE,
+            "isGateway": True,
+            "ipMasq": False,
+            "hairpinMode": True,
+            "ipam": addresses,
+        }
         return {"cniVersion": "0.4.0", "name": "kubequant", "plugins": [bridge]}
 
     def _import_pause_image(self) -> None:
@@ -164,7 +173,10 @@ class Containerd:
         program = self._directory / "pause.c"
         program.write_text(_PAUSE_PROGRAM)
         result = subprocess.run(
-            [compiler(), "-static", "-Os", "-o", str(folder / "pause"), str(program)], capture_output=True, text=True, timeout=60
+            [compiler(), "-static", "-Os", "-o", str(folder / "pause"), str(program)],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         if result.returncode != 0:
             raise BuildError(f"the pause program does not compile: {result.stderr.strip()[-1000:]}")

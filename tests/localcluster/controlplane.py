@@ -85,7 +85,9 @@ def write_files(layout: Layout, ports: Ports, address: str) -> None:
         write_client(layout, ports, user, authority.issue(user, common_name, organisation))
 
 
-def write_client(layout: Layout, ports: Ports, user: str, credential: KeyPair | str, namespace: str = "default") -> Path:
+def write_client(
+    layout: Layout, ports: Ports, user: str, credential: KeyPair | str, namespace: str = "default"
+) -> Path:
     """Write a kubeconfig for `user` and return its path."""
     path = layout.kubeconfig(user)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +152,8 @@ def kwok(binary: Path, layout: Layout, ports: Ports) -> Command:
 
 
 def _controller(binary: Path, kubeconfig_path: Path, port: int) -> Command:
-    configs: Mapping[str, Path] = dict.fromkeys(("--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig"), kubeconfig_path)
+    configs: Mapping[str, Path] = dict.fromkeys(
+        ("--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig"), kubeconfig_path
+    )
     flags = [part for pair in configs.items() for part in pair]
     return [binary, *flags, "--leader-elect=false", "--bind-address", "127.0.0.1", "--secure-port", str(port)]

@@ -35,16 +35,22 @@ def blockers() -> list[str]:
     if "avx512f" not in Path("/proc/cpuinfo").read_text():
         found.append(f"the processor has no AVX-512, which vLLM's CPU kernels for W4A16 and FP8 KV need; {_COST}")
     if (packages := _missing_packages()) and not _can_install():
-        found.append(f"Debian packages {', '.join(packages)} are missing; {_COST}. Try: apt-get install {' '.join(packages)}")
+        found.append(
+            f"Debian packages {', '.join(packages)} are missing; {_COST}. Try: apt-get install {' '.join(packages)}"
+        )
     if not _has_compiler() and not _can_install():
-        found.append(f"a C compiler is missing, for the pause image that every pod needs; {_COST}. Try: apt-get install gcc")
+        found.append(
+            f"a C compiler is missing, for the pause image that every pod needs; {_COST}. Try: apt-get install gcc"
+        )
     return found
 
 
 def ensure_prerequisites(report: Callable[[str], None]) -> None:
     """Install the missing Debian packages. Raises RealNodeUnavailableError when a real node cannot run here."""
     if found := blockers():
-        raise RealNodeUnavailableError("this machine cannot run a real node:\n" + "\n".join(f"- {line}" for line in found))
+        raise RealNodeUnavailableError(
+            "this machine cannot run a real node:\n" + "\n".join(f"- {line}" for line in found)
+        )
     packages = _missing_packages() + ([] if _has_compiler() else _COMPILER_PACKAGES)
     if not packages:
         return
@@ -63,7 +69,9 @@ def compiler() -> str:
     for name in ("gcc", "cc", "clang"):
         if shutil.which(name):
             return name
-    raise RealNodeUnavailableError("no C compiler (gcc, cc or clang) on this machine; try: apt-get install gcc libc6-dev")
+    raise RealNodeUnavailableError(
+        "no C compiler (gcc, cc or clang) on this machine; try: apt-get install gcc libc6-dev"
+    )
 
 
 def _has_compiler() -> bool:

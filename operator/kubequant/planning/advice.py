@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from kubequant.planning import kv_cache
 from kubequant.planning.candidates import Candidate
 from kubequant.planning.rules import MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
 from kubequant.planning.text import tokens
@@ -25,7 +26,8 @@ def _closeness(pair: tuple[Candidate, Refusal]) -> tuple[int, int]:
         return -2, 0  # the user does not want to hear of these
     if refusal.rule not in MEMORY_RULE_NAMES:
         return -1, 0
-    return MEMORY_RULE_NAMES.index(refusal.rule), candidate.budget.kv_cache_bytes * candidate.gpus
+    needed = kv_cache.bytes_for(candidate.demand.tokens, candidate.budget.kv_bytes_per_token)
+    return MEMORY_RULE_NAMES.index(refusal.rule), (candidate.budget.kv_cache_bytes - needed) * candidate.gpus
 
 
 def what_would_help(candidate: Candidate) -> str:

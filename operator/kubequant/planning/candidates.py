@@ -9,7 +9,15 @@ from kubequant.planning import kv_cache
 from kubequant.planning.engines import vllm
 from kubequant.planning.memory import EngineLoad, memory_budget
 from kubequant.planning.tensors import weights_per_rank
-from kubequant.planning.values import GpuClass, Intent, KvCacheDtype, MemoryBudget, ModelFacts
+from kubequant.planning.values import (
+    ComputeCapability,
+    GpuClass,
+    Intent,
+    KvCacheDtype,
+    MemoryBudget,
+    ModelFacts,
+    ModelShape,
+)
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_TOKENS_PER_REQUEST = 4096
@@ -38,6 +46,21 @@ def demand_of(intent: Intent, model_context_tokens: int) -> Demand:
     return Demand(context, per_request, intent.concurrent_requests)
 
 
+def kv_cache_dtypes(intent: Intent, shape: ModelShape, capability: ComputeCapability) -> tuple[str, ...]:
+    """What to try, best first. `BF16` asked for means 16 bit: a model in float16 keeps float16, as the engine demands.
+
+    Automatic is FP8 where the GPU converts it natively, else 16 bit; 16 bit as well where FP8 does not fit, because its attention
+    backend keeps a workspace that a very small card has no room for.
+    """
+    sixteen_bit = vllm.activation_dtype(shape, capability)
+    if intent.kv_cache_dtype is KvCacheDtype.FP8:
+        return ("FP8",)
+    possible = vllm.fp8_kv_cache_obstacle(capability, shape.head_dim) is None
+    if intent.kv_cache_dtype is KvCacheDtype.AUTO and possible and vllm.fp8_kv_cache_is_default(capability):
+        return "FP8", sixteen_bit
+    return (sixteen_bit,)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A GPU class and a tensor-parallel size, for one model and one intent. Its properties are computed on demand."""
@@ -48,6 +71,7 @@ class Candidate:
     gpu: GpuClass
     gpus: int
     max_num_batched_tokens: int
+    kv_cache_dtype: str  # BF16 | F16 | FP8
 
     @cached_property
     def demand(self) -> Demand:
@@ -60,18 +84,6 @@ class Candidate:
     @property
     def activation_dtype(self) -> str:
         return vllm.activation_dtype(self.facts.shape, self.gpu.compute_capability)
-
-    @cached_property
-    def kv_cache_dtype(self) -> str:
-        """BF16, F16 or FP8. `BF16` asked for means 16 bit: a model in float16 keeps float16, as the engine demands."""
-        wanted = self.intent.kv_cache_dtype
-        capability = self.gpu.compute_capability
-        automatic = (
-            wanted is KvCacheDtype.AUTO
-            and vllm.fp8_kv_cache_is_default(capability)
-            and vllm.fp8_kv_cache_obstacle(capability, self.facts.shape.head_dim) is None
-        )
-        return "FP8" if automatic or wanted is KvCacheDtype.FP8 else self.activation_dtype
 
     @cached_property
     def kernel(self) -> str | None:

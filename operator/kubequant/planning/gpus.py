@@ -52,6 +52,10 @@ class _Unreadable(Exception):
     """The node's GPUs cannot be planned on; the text is the reason."""
 
 
+class _Shared(_Unreadable):
+    """They are slices, or several pods use each."""
+
+
 def cuda_total_bytes(label_memory_bytes: int) -> int:
     """What CUDA will report at least, when NVML reports `label_memory_bytes`."""
     return label_memory_bytes - max(500 * MIB, label_memory_bytes * 15 // 1000)
@@ -85,7 +89,7 @@ def fleet_of(nodes: Iterable[NodeFacts]) -> Fleet:
         try:
             seen = _read(node)
         except _Unreadable as reason:
-            unreadable.append(UnreadableNode(node.name, str(reason)))
+            unreadable.append(UnreadableNode(node.name, str(reason), isinstance(reason, _Shared)))
             continue
         if seen is not None:
             found[replace(seen, per_node=0, nodes=0)].append(seen.per_node)
@@ -157,22 +161,20 @@ def _count(node: NodeFacts) -> int:
 def _refuse_slices(node: NodeFacts) -> None:
     slices = sorted(name for name, count in node.allocatable.items() if name.startswith(_MIG_RESOURCE) and count != "0")
     if slices:
-        raise _Unreadable(f"its GPUs are cut into MIG slices ({slices[0]}), which are not planned on: use whole GPUs")
+        raise _Shared(f"its GPUs are cut into MIG slices ({slices[0]}), which are not planned on: use whole GPUs")
     if node.allocatable.get(_SHARED_RESOURCE, "0") != "0":
-        raise _Unreadable(
-            f"advertises {_SHARED_RESOURCE}: shared GPUs are not planned on, their memory is not promised"
-        )
+        raise _Shared(f"advertises {_SHARED_RESOURCE}: shared GPUs are not planned on, their memory is not promised")
 
 
 def _refuse_shared(node: NodeFacts, product: str) -> None:
     if "-MIG-" in product or product.startswith("MIG-"):
-        raise _Unreadable(f"{product} is a MIG slice, which is not planned on: use whole GPUs")
+        raise _Shared(f"{product} is a MIG slice, which is not planned on: use whole GPUs")
     sharing = node.labels.get(_LABEL + "sharing-strategy", "none")
     if sharing == "mps":
-        raise _Unreadable(f"{product} is shared by MPS, which caps each client's memory: use GPUs of one's own")
+        raise _Shared(f"{product} is shared by MPS, which caps each client's memory: use GPUs of one's own")
     replicas = node.labels.get(_LABEL + "replicas", "1")
     if product.endswith("-SHARED") or sharing == "time-slicing" or (replicas.isdigit() and int(replicas) > 1):
-        raise _Unreadable(f"{product} is time-sliced: several pods share its memory, so none can be promised any")
+        raise _Shared(f"{product} is time-sliced: several pods share its memory, so none can be promised any")
 
 
 def _memory(node: NodeFacts, product: str, known: KnownGpu | None) -> tuple[int, GpuOrigin]:

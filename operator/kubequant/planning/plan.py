@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from kubequant.api.conditions import Reason
 from kubequant.planning.advice import closest, what_would_help
-from kubequant.planning.candidates import Candidate, demand_of
+from kubequant.planning.candidates import Candidate, demand_of, kv_cache_dtypes
 from kubequant.planning.engines import vllm
 from kubequant.planning.rules import MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
+from kubequant.planning.tensors import disagreement
 from kubequant.planning.text import gib, tokens
 from kubequant.planning.values import Alternative, Fleet, GpuClass, Intent, ModelFacts, Plan, Refusal, Refused
 
@@ -62,20 +63,24 @@ def _placements(fleet: Fleet, intent: Intent) -> Iterator[tuple[GpuClass, int]]:
 def _try(
     intent: Intent, facts: ModelFacts, engine: vllm.EngineProfile, gpu: GpuClass, gpus: int
 ) -> Candidate | tuple[Candidate, Refusal]:
-    """With the larger prefill batch where the card has room for it, else with the smaller."""
-    outcome: tuple[Candidate, Refusal] | None = None
-    for batched_tokens in vllm.batched_token_choices(gpu.memory_bytes, intent.concurrent_requests):
-        candidate = Candidate(intent, facts, engine, gpu, gpus, batched_tokens)
-        refusal = first_refusal(candidate)
-        if refusal is None:
-            return candidate
-        outcome = candidate, refusal
-    assert outcome is not None
-    return outcome
+    """The first of its variants that passes, else the one that came closest: FP8 before 16-bit KV cache where both are
+    open, the larger prefill batch before the smaller."""
+    refused: list[tuple[Candidate, Refusal]] = []
+    for kv_cache_dtype in kv_cache_dtypes(intent, facts.shape, gpu.compute_capability):
+        for batched_tokens in vllm.batched_token_choices(gpu.memory_bytes, intent.concurrent_requests):
+            candidate = Candidate(intent, facts, engine, gpu, gpus, batched_tokens, kv_cache_dtype)
+            refusal = first_refusal(candidate)
+            if refusal is None:
+                return candidate
+            refused.append((candidate, refusal))
+    return closest(refused)
 
 
 def _inputs_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
     """What no GPU could change."""
+    if contradiction := disagreement(facts):
+        message = f"{facts.repository}: {contradiction}; take config and weights of one and the same export"
+        return Refused(Reason.CORRUPT_CHECKPOINT, message)
     for check in (_scheme_refused, _context_refused):
         if refused := check(intent, facts):
             return refused
@@ -125,9 +130,15 @@ def _fleet_refused(fleet: Fleet) -> Refused | None:
             f"none of the {fleet.nodes} nodes advertises nvidia.com/gpu: add a node with an NVIDIA GPU, and NVIDIA's "
             "device plugin with GPU Feature Discovery",
         )
-    first, *rest = fleet.unreadable
-    more = f" (and {len(rest)} more nodes like it)" if rest else ""
-    return Refused(Reason.NO_GPU_LABELS, f"no GPU can be planned on: node {first.name} {first.reason}{more}")
+    missing = any(not node.shared for node in fleet.unreadable)
+    reason = Reason.NO_GPU_LABELS if missing else Reason.NO_MATCHING_GPU
+    return Refused(reason, f"no GPU can be planned on: {_unreadable(fleet)}")
+
+
+def _unreadable(fleet: Fleet) -> str:
+    """The first node whose labels are missing, else the first at all: one is enough to act on."""
+    first, *rest = sorted(fleet.unreadable, key=lambda node: node.shared)
+    return f"node {first.name} {first.reason}" + (f" (and {len(rest)} more)" if rest else "")
 
 
 def _nothing_passed(refused: list[tuple[Candidate, Refusal]], fleet: Fleet) -> Refused:
@@ -142,6 +153,8 @@ def _nothing_passed(refused: list[tuple[Candidate, Refusal]], fleet: Fleet) -> R
     message = f"fits no GPU of the cluster. Closest is {refusal.message}"
     if refusal.rule in MEMORY_RULE_NAMES:
         message += f". What would help: {what_would_help(candidate)}"
+    if fleet.unreadable:
+        message += f". Not counted: {_unreadable(fleet)}"
     return Refused(Reason.DOES_NOT_FIT, message, refusals[:MAX_REFUSALS])
 
 

@@ -216,10 +216,13 @@ def _compressed_packed(
     _require("compressed-tensors (pack-quantized)", tensors, "weight_packed", "weight_scale")
     if weights.get("actorder") in (True, "group"):
         raise _unsupported(f"compressed-tensors with act-order in groups are not served: {_INSTEAD}")
+    symmetric = weights.get("symmetric", True) is not False
+    if bits == 8 and not symmetric:
+        raise _unsupported(f"8-bit weights with zero points are not served, only symmetric ones: {_INSTEAD}")
     channel = weights.get("strategy") == "channel"
     group_size = -1 if channel else _group_size(weights, "compressed-tensors", "group_size")
     return StoredQuantization(
-        StoredMethod.COMPRESSED_TENSORS, f"W{bits}A16", bits, group_size, symmetric=bool(weights.get("symmetric", True)),
+        StoredMethod.COMPRESSED_TENSORS, f"W{bits}A16", bits, group_size, symmetric=symmetric,
         kv_cache_dtype=kv_cache_dtype, ignored=ignored,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ split over a vocabulary padded to 64, everything else (norms, act-order indices,
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -24,6 +25,7 @@ _KV_PROJECTIONS = {"k_proj", "v_proj"}
 _FUSED_QKV = {"qkv_proj"}
 _ROW_PARALLEL = {"o_proj", "down_proj"}
 _VOCABULARY = {"embed_tokens", "lm_head"}
+_LAYER_OUTPUT = re.compile(r"layers\.\*\.mlp\.down_proj\.(weight|qweight|weight_packed)$")
 _SCALES = {"scales", "qzeros", "weight_scale", "weight_scale_inv", "weight_zero_point"}
 _ON_EVERY_RANK = {"g_idx", "weight_g_idx", "weight_shape", "input_scale", "k_scale", "v_scale"}
 
@@ -67,6 +69,19 @@ def largest_layer_per_rank(facts: ModelFacts, tensor_parallel_size: int) -> int:
     layers = [tensor for tensor in facts.tensors if "layers.*." in tensor.pattern]
     stored = sum(_bytes_per_rank(tensor, facts, tensor_parallel_size) for tensor in layers)
     return -(-stored // facts.shape.num_hidden_layers)
+
+
+def disagreement(facts: ModelFacts) -> str | None:
+    """How the headers contradict config.json, None when they do not: arithmetic would be right about neither."""
+    shape = facts.shape
+    layers = sum(tensor.count for tensor in facts.tensors if _LAYER_OUTPUT.search(tensor.pattern))
+    if layers not in (0, shape.num_hidden_layers):
+        return f"config.json says {shape.num_hidden_layers} layers, the headers hold {layers}"
+    for tensor in facts.tensors:
+        if tensor.pattern.endswith("embed_tokens.weight") and tensor.shape != (shape.vocab_size, shape.hidden_size):
+            said = f"{shape.vocab_size} tokens x {shape.hidden_size}"
+            return f"config.json says an embedding of {said}, the headers hold {' x '.join(map(str, tensor.shape))}"
+    return None
 
 
 def _bytes_per_rank(tensor: TensorClass, facts: ModelFacts, ranks: int) -> int:

@@ -143,6 +143,7 @@ class UnreadableNode:
 
     name: str
     reason: str
+    shared: bool = False  # labels are there, but the GPUs are cut into slices or shared
 
 
 @dataclass(frozen=True)

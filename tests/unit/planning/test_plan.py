@@ -219,6 +219,12 @@ def test_fp8_kv_cache_is_opt_in_on_ampere_and_never_on_turing() -> None:
     assert "an FP8 KV cache needs compute capability 8.0, this GPU has 7.5" in result.message
 
 
+def test_sixteen_bit_where_the_workspace_of_fp8_has_no_room() -> None:
+    few = replace(INTENT, concurrent_requests=1)
+    found = planned(model("Tiny"), fleet(node("Example-Fake-GPU", memory_mib=2500, capability="8.9")), few)
+    assert (found.kv_cache_dtype, argument(found, "--kv-cache-dtype")) == ("BF16", None)
+
+
 def test_fp8_scales_of_the_checkpoint_do_not_decide_on_a_lower_gpu() -> None:
     brought = model("Llama-3.1-8B").stored_as("FP8").with_fp8_kv_scales()
     assert argument(planned(brought, fleet(node("NVIDIA-A10"))), "--kv-cache-dtype") == "bfloat16"
@@ -235,7 +241,7 @@ REFUSED: dict[str, tuple[Fleet, Intent, Reason, str]] = {
         fleet(NodeFacts("bare", {}, {"nvidia.com/gpu": "8"})), INTENT, Reason.NO_GPU_LABELS, "install GPU Feature Discovery",
     ),
     "only MIG": (
-        fleet(NodeFacts("cut", {}, {"nvidia.com/mig-1g.10gb": "7"})), INTENT, Reason.NO_GPU_LABELS, "MIG slices",
+        fleet(NodeFacts("cut", {}, {"nvidia.com/mig-1g.10gb": "7"})), INTENT, Reason.NO_MATCHING_GPU, "MIG slices",
     ),
     "other products": (
         L4, replace(INTENT, products=("NVIDIA-H200",)), Reason.NO_MATCHING_GPU, "NVIDIA-L4 (22.5 GiB, up to 1 a node)",
@@ -271,11 +277,37 @@ def test_refusals_say_what_and_why(case: str) -> None:
     assert said in result.message
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("num_hidden_layers", 16, "16 layers, the headers hold 32"),
+        ("vocab_size", 32000, "the headers hold 128256 x 4096"),
+    ],
+)
+def test_config_that_contradicts_the_headers_is_not_planned(field: str, value: int, said: str) -> None:
+    facts = FACTS_8B["AWQ"]
+    result = refused(replace(facts, shape=replace(facts.shape, **{field: value})), L4)
+    assert result.reason == Reason.CORRUPT_CHECKPOINT
+    assert said in result.message
+
+
 def test_closest_candidate_speaks() -> None:
     cards = fleet(node("Tesla-V100-SXM2-16GB"), node("Tesla-T4"), node("NVIDIA-A10", gpus=2))
     result = refused(model("Llama-3.1-70B").stored_as("AWQ"), cards)
     assert "NVIDIA-A10 x2" in result.message
     assert {refusal.gpu for refusal in result.refusals} == {"Tesla-V100-SXM2-16GB", "Tesla-T4", "NVIDIA-A10"}
+
+
+def test_nodes_that_were_not_counted_are_named() -> None:
+    cards = fleet(
+        node("NVIDIA-L4"),
+        NodeFacts("cut", {}, {"nvidia.com/mig-7g.141gb": "1"}),
+        NodeFacts("bare", {}, {"nvidia.com/gpu": "8"}),
+    )
+    result = refused(model("Llama-3.1-70B"), cards)
+    assert result.reason == Reason.DOES_NOT_FIT
+    assert "Not counted: node bare advertises 8 nvidia.com/gpu but has no label" in result.message
+    assert result.message.endswith("(and 1 more)")
 
 
 def test_number_of_gpus_that_does_not_divide() -> None:

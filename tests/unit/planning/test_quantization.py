@@ -86,12 +86,14 @@ def test_not_served_says_what_to_take_instead(case: str) -> None:
     assert "use a checkpoint in" in refused.value.message or "take" in refused.value.message
 
 
-def test_mixed_and_nvfp4_groups_are_not_served() -> None:
+def test_groups_that_are_not_served() -> None:
     mixed = copy.deepcopy(QUANTIZATION_CONFIGS["W4A16"])
     mixed["config_groups"]["group_1"] = QUANTIZATION_CONFIGS["FP8"]["config_groups"]["group_0"]
     nvfp4 = copy.deepcopy(QUANTIZATION_CONFIGS["W4A16"])
     nvfp4["config_groups"]["group_0"]["weights"]["type"] = "float"
-    for declared in (mixed, nvfp4):
+    zero_points = copy.deepcopy(QUANTIZATION_CONFIGS["W4A16"])
+    zero_points["config_groups"]["group_0"]["weights"] |= {"num_bits": 8, "symmetric": False}
+    for declared in (mixed, nvfp4, zero_points):
         with pytest.raises(Refused) as refused:
             read(declared, "W4A16")
         assert refused.value.reason == "UnsupportedQuantization"
