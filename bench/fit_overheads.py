@@ -22,13 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "operator")]
 
+from bench.dense_checkpoints import dense_checkpoint  # noqa: E402
 from kubequant.planning import kv_cache, memory  # noqa: E402
 from kubequant.planning.engines import vllm  # noqa: E402
 from kubequant.planning.gpus import cuda_total_bytes, known_gpus  # noqa: E402
 from kubequant.planning.tensors import classes_of, weights_per_rank  # noqa: E402
 from kubequant.planning.values import MemoryBudget, ModelFacts, ModelShape  # noqa: E402
-
-from bench.dense_checkpoints import dense_checkpoint  # noqa: E402
 
 GIB = 1024**3
 DATA = Path(__file__).resolve().parent / "data"

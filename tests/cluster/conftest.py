@@ -56,9 +56,10 @@ def operator(
 
 
 @pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
+def namespace(installation: Installation) -> Iterator[str]:
+    """A namespace of the test's own, which takes pods of Pod Security `restricted` alone."""
     name = f"t-{uuid.uuid4().hex[:8]}"
-    cluster.kubectl("create", "namespace", name)
-    cluster.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    installation.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    installation.api.delete("namespaces", name)

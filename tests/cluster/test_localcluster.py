@@ -191,6 +191,8 @@ def test_an_interrupted_up_leaves_nothing(number: signal.Signals) -> None:
     starting.send_signal(number)
     assert starting.wait(timeout=60) != 0
     assert _within(60, lambda: not _processes_of(directory))
+    if (remains := Cluster.find(name)) is not None:  # the logs
+        remains.down()
 
 
 def test_a_name_that_is_no_folder_is_refused() -> None:

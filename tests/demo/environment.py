@@ -69,7 +69,10 @@ def _start_hub(cluster: Cluster, processes: Processes, folder: Path, real: bool)
     """The stand-in for the public Hub, with a tiny model that was trained and quantised on this machine."""
     command = [sys.executable, "-m", "tests.fakehub", "--port", "0", "--url-file", str(folder / "hub.url")]
     if real:
-        print("-> a tiny Llama, trained and quantised to AWQ by llm-compressor (about a minute the first time)", flush=True)
+        print(
+            "-> a tiny Llama, trained and quantised to AWQ by llm-compressor (about a minute the first time)",
+            flush=True,
+        )
         models = tiny_models()
         command += ["--host", "0.0.0.0", "--advertise", cluster.node_address]
         for repository, path in ((TINY, models.base), (TINY_AWQ, models.awq), (TINY_AWQ_FP8_KV, models.awq_fp8_kv)):
@@ -80,7 +83,9 @@ def _start_hub(cluster: Cluster, processes: Processes, folder: Path, real: bool)
     return wait_for("the fake Hub", lambda: _read(folder / "hub.url"))
 
 
-def _start_operator(installation: Installation, processes: Processes, folder: Path, configuration: dict[str, object]) -> None:
+def _start_operator(
+    installation: Installation, processes: Processes, folder: Path, configuration: dict[str, object]
+) -> None:
     file = folder / "operator.yaml"
     text = yaml.safe_dump({"httpPort": 0, **json.loads(json.dumps(configuration))})
     if processes.is_alive("operator") and _read(file) != text.strip():

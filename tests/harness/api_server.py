@@ -13,10 +13,12 @@ import yaml
 
 TIMEOUT_SECONDS = 30
 
+Objects = list[dict[str, Any]]
+
 # By the words of kubectl: the path of the group and version, the plural, whether it is namespaced.
 _RESOURCES: Mapping[str, tuple[str, str, bool]] = {
-    **{word: ("/apis/kubequant.dev/v1alpha1", "quantizedmodels", True) for word in ("qm", "quantizedmodels")},
-    **{word: ("/apis/policy/v1", "poddisruptionbudgets", True) for word in ("pdb", "poddisruptionbudgets")},
+    **dict.fromkeys(("qm", "quantizedmodels"), ("/apis/kubequant.dev/v1alpha1", "quantizedmodels", True)),
+    **dict.fromkeys(("pdb", "poddisruptionbudgets"), ("/apis/policy/v1", "poddisruptionbudgets", True)),
     **{name: ("/apis/apps/v1", name, True) for name in ("deployments", "replicasets", "controllerrevisions")},
     **{
         name: ("/api/v1", name, True)
@@ -78,9 +80,9 @@ class ApiServer:
                 return None
             raise
 
-    def list(self, resource: str, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
+    def list(self, resource: str, namespace: str | None = None, selector: str = "") -> Objects:
         query = {"labelSelector": selector} if selector else {}
-        items: list[dict[str, Any]] = self.send("GET", path_of(resource, namespace), query=query)["items"]
+        items: Objects = self.send("GET", path_of(resource, namespace), query=query)["items"]
         return items
 
     def create(self, body: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:

@@ -18,7 +18,12 @@ def service_url(installation: Installation, name: str, namespace: str) -> str:
 
 def chat(url: str, model: str, prompt: str, *, max_tokens: int = 16, timeout: float = 60) -> dict[str, Any]:
     """The answer of /v1/chat/completions."""
-    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, "temperature": 0}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+    }
     request = Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urlopen(request, timeout=timeout) as response:
         answer: dict[str, Any] = json.load(response)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.harness.api_server import ApiServer, RefusedByServerError
+from tests.harness.api_server import ApiServer, Objects, RefusedByServerError
 from tests.harness.models import QuantizedModelBuilder
 from tests.harness.waiting import wait_for
 from tests.localcluster import Cluster
@@ -44,7 +44,7 @@ class Installation:
         assert found is not None, f"{resource}/{name} is not there"
         return found
 
-    def list(self, resource: str, namespace: str | None = "default", selector: str = "") -> list[dict[str, Any]]:
+    def list(self, resource: str, namespace: str | None = "default", selector: str = "") -> Objects:
         """Objects of one or, separated by commas, several resources; of all namespaces where None is given."""
         return [item for word in resource.split(",") for item in self.api.list(word, namespace, selector)]
 
@@ -57,6 +57,16 @@ class Installation:
     def status(self, name: str, namespace: str = "default") -> dict[str, Any]:
         """The status of a QuantizedModel, empty while there is none."""
         return (self.get("qm", name, namespace) or {}).get("status") or {}
+
+    def pods(self, name: str, namespace: str = "default") -> Objects:
+        """Pods of a model that are not on their way out."""
+        found = self.api.list("pods", namespace, f"kubequant.dev/model={name}")
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def revisions(self, name: str, namespace: str = "default") -> Objects:
+        """ControllerRevisions of a model, oldest first."""
+        found = self.api.list("controllerrevisions", namespace, f"kubequant.dev/model={name}")
+        return sorted(found, key=lambda revision: int(revision["revision"]))
 
     def condition(self, name: str, kind: str, namespace: str = "default") -> dict[str, Any]:
         """One condition of a QuantizedModel, empty while there is none."""

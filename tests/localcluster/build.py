@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .errors import BuildError
 from .paths import PACKAGE, cache_root, file_lock
+from .progress import say
 from .toolchain import find_go, required_version
 
 _BUILD_TIMEOUT_SECONDS = 1800
@@ -49,7 +50,7 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-def ensure_programs(names: Iterable[str], report: Callable[[str], None] = print) -> dict[str, Path]:
+def ensure_programs(names: Iterable[str], report: Callable[[str], None] = say) -> dict[str, Path]:
     """Paths of the programs called `names`, built when the cache has them not; `report` hears the progress.
 
     Cold, all of them take about 9 minutes on two cores. Raises BuildError with the end of the compiler's output.

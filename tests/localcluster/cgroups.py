@@ -21,7 +21,8 @@ def make_cgroup(name: str) -> str:
 
 def remove_cgroup(name: str) -> None:
     """Remove the group with its empty descendants; one that still has a process stays."""
-    for hierarchy in [_ROOT] if _is_version_2() else _hierarchies():
+    # runc also makes the group in the version 2 hierarchy that lies beside the others.
+    for hierarchy in [_ROOT] if _is_version_2() else [*_hierarchies(), _ROOT / "unified"]:
         # Deepest first: a group can be removed only when it has no child.
         for group in sorted((hierarchy / name).rglob("*/"), reverse=True):
             with contextlib.suppress(OSError):

@@ -26,6 +26,7 @@ from .guardian import Guardian
 from .network import free_ports, host_address
 from .paths import clusters_root, file_lock
 from .processes import Processes
+from .progress import say
 from .realnode import COMPONENTS, RealNode
 from .waiting import wait_until
 
@@ -59,7 +60,7 @@ class ClusterRecord:
 class Cluster:
     """A control plane with KWOK's nodes, and perhaps one real node. Made by `up` or `temporary`, found by `find`."""
 
-    def __init__(self, directory: Path, record: ClusterRecord, report: Callable[[str], None] = print) -> None:
+    def __init__(self, directory: Path, record: ClusterRecord, report: Callable[[str], None] = say) -> None:
         self.directory = directory
         self.name = record.name
         self.node_address = record.address
@@ -83,7 +84,7 @@ class Cluster:
         real_node: bool = False,
         real_node_file: Path | None = None,
         fresh: bool = False,
-        report: Callable[[str], None] = print,
+        report: Callable[[str], None] = say,
     ) -> Self:
         """Start the cluster called `name`, or adopt it when it runs; `fresh` ends a running one first.
 
@@ -92,7 +93,7 @@ class Cluster:
         cannot run pods (`real_node_blockers` says so beforehand).
         """
         ensure_programs(_CONTROL_PLANE_PROGRAMS, report)
-        with file_lock(clusters_root() / f"{name}.lock", f"the cluster {name}", _LOCK_TIMEOUT_SECONDS):
+        with file_lock(_lock_path(name), f"the cluster {name}", _LOCK_TIMEOUT_SECONDS):
             running = None if fresh else cls.find(name, report)
             if running is not None and running.is_running():
                 if real_node and not running._record.real_node:
@@ -114,19 +115,19 @@ class Cluster:
         fleets: Iterable[FleetSource] = (),
         real_node: bool = False,
         real_node_file: Path | None = None,
-        report: Callable[[str], None] = print,
+        report: Callable[[str], None] = say,
     ) -> Iterator[Self]:
         """A cluster with a name of its own for a `with` block; it ends with this process even when that is killed."""
         name = f"tmp-{secrets.token_hex(4)}"
         with Guardian(clusters_root() / name):
-            cluster = cls.up(name, fleets, real_node, real_node_file, report=report)
             try:
-                yield cluster
+                yield cls.up(name, fleets, real_node, real_node_file, report=report)
             finally:
-                cluster.down()
+                cls._clear(name, report)
+                _lock_path(name).unlink()  # nobody else knows this name
 
     @classmethod
-    def find(cls, name: str, report: Callable[[str], None] = print) -> Self | None:
+    def find(cls, name: str, report: Callable[[str], None] = say) -> Self | None:
         """The cluster called `name`, running or not; None when there is none."""
         directory = cluster_directory(name)
         try:
@@ -140,6 +141,8 @@ class Cluster:
         with Guardian(directory):
             cluster = cls(directory, _reserve(name, real_node), report)
             try:
+                if cluster._node is not None:
+                    cluster._node.prepare(report)  # first: it may be impossible, which takes no time to find out
                 cluster._start_control_plane()
                 if cluster._node is not None:
                     cluster._node.start(real_node_file, report)
@@ -330,6 +333,10 @@ def cluster_directory(name: str) -> Path:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", name):
         raise ClusterError(f"cluster name {name!r}: lower-case letters, digits and dashes, 40 at most")
     return clusters_root() / name
+
+
+def _lock_path(name: str) -> Path:
+    return clusters_root() / f"{name}.lock"
 
 
 def all_clusters() -> list[Cluster]:

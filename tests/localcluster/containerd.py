@@ -116,6 +116,13 @@ class Containerd:
         if importer.returncode != 0 or not self.has_image(reference):
             raise BuildError(f"importing {reference} failed ({importer.returncode}): {output.decode()[-1000:]}")
 
+    def remove_image(self, reference: str) -> None:
+        """Remove an image with all of its names: the kubelet's plugin keeps another one, which would hold its bytes."""
+        # REF TYPE DIGEST SIZE ..., one image a line
+        digests = {line.split()[0]: line.split()[2] for line in self.ctr("images", "ls").splitlines()[1:]}
+        names = [name for name, digest in digests.items() if digest == digests[reference]]
+        self.ctr("images", "remove", "--sync", *names)
+
     def remove_containers(self) -> bool:
         """Remove every container; returns whether there was one."""
         containers = self.ctr("containers", "ls", "-q").split()

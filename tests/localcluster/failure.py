@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-ANNOTATION = "kubequant.dev/kwok-failure"
+ANNOTATION = "localcluster.kubequant.dev/failure"
 
 
 class FailureState(StrEnum):

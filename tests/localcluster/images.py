@@ -55,7 +55,6 @@ def ensure_engine_image(cluster: Cluster) -> str:
     config = archive.ImageConfig([f"PATH={path}"], entrypoint=["vllm", "serve"], user=_NOBODY)
     with _import_lock():
         if not cluster.containerd.has_image(reference):
-            _remove_outdated(cluster, f"{_REPOSITORY}/vllm-cpu:")
             _compile_bytecode(environment, cluster.report)
             layers = [archive.Layer(rootfs.ensure_rootfs(cluster.report)), _environment_layer(environment)]
             _import(cluster, reference, config, layers)
@@ -69,7 +68,12 @@ def _compile_bytecode(environment: Path, report: Callable[[str], None]) -> None:
     """
     report("compiling the engine's modules to bytecode")
     modules = ", ".join(_ENGINE_MODULES)
-    run_in(environment, ["-c", f"import {modules}"], timeout_seconds=_COMPILE_TIMEOUT_SECONDS)
+    run_in(
+        environment,
+        ["-c", f"import {modules}"],
+        timeout_seconds=_COMPILE_TIMEOUT_SECONDS,
+        variables={"PYTHONDONTWRITEBYTECODE": ""},
+    )
 
 
 def _environment_layer(environment: Path) -> archive.Layer:
@@ -80,6 +84,7 @@ def _environment_layer(environment: Path) -> archive.Layer:
 
 
 def _import(cluster: Cluster, reference: str, config: archive.ImageConfig, layers: list[archive.Layer]) -> None:
+    _remove_outdated(cluster, reference.rpartition(":")[0] + ":")
     started = time.monotonic()
     cluster.report(f"importing {reference} into the node (minutes for the engine) ...")
     cluster.containerd.import_image(reference, config, layers, _IMPORT_TIMEOUT_SECONDS)
@@ -91,7 +96,7 @@ def _remove_outdated(cluster: Cluster, prefix: str) -> None:
     for reference in cluster.containerd.images():
         if reference.startswith(prefix):
             cluster.report(f"removing {reference}, which is out of date")
-            cluster.containerd.ctr("images", "remove", "--sync", reference)
+            cluster.containerd.remove_image(reference)
 
 
 def _digest(*parts: str) -> str:

@@ -42,14 +42,21 @@ class RealNode:
         self._directory = layout.directory / "node"
         self.containerd = Containerd(self._directory, processes)
 
+    def prepare(self, report: Callable[[str], None]) -> None:
+        """Install what is missing, and see that the machine's one real node is free.
+
+        Raises RealNodeUnavailableError where this machine cannot run pods, ClusterError where another cluster has it.
+        """
+        ensure_prerequisites(report)
+        with _LOCK.open("a+") as lock:
+            self._take(lock)
+
     def start(self, description: Path | None, report: Callable[[str], None]) -> None:
         """Start the node and wait until it is Ready and advertises its GPUs.
 
-        `description` is a YAML file like `real-node.yaml`, the default. Raises RealNodeUnavailableError where this
-        machine cannot run pods, ClusterError where another cluster has the real node.
+        `description` is a YAML file like `real-node.yaml`, the default. Raises ClusterError.
         """
         group = _read_description(description or PACKAGE / "real-node.yaml")
-        ensure_prerequisites(report)
         binaries = ensure_programs(["kubelet", "kube-proxy"], report)
         self._directory.mkdir(parents=True, exist_ok=True)
         with _LOCK.open("a+") as lock:
@@ -113,6 +120,7 @@ class RealNode:
             "cgroupRoot": cgroup_root,
             "containerRuntimeEndpoint": f"unix://{self.containerd.socket}",
             "failCgroupV1": False,
+            "makeIPTablesUtilChains": False,  # nobody would take them away afterwards
             "failSwapOn": False,
             # There is no cluster DNS. This address refuses at once, where one that is not there would time out; and
             # without any the kubelet writes an Event MissingClusterDNS for each pod.

@@ -7,7 +7,7 @@ from pathlib import Path
 from .errors import ProcessDiedError, WaitTimeoutError
 
 _POLL_SECONDS = 0.1
-_LOG_TAIL_LINES = 5
+_LOG_TAIL_LINES = 15
 
 
 def wait_until(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def node_cluster() -> Iterator[Cluster]:
     blockers = [*Cluster.real_node_blockers(), *filter(None, [can_serve_w4a16()])]
     if blockers:
         pytest.skip("pods cannot run on this machine, so nothing below is shown here: " + "; ".join(blockers))
+    if name := os.environ.get("KUBEQUANT_CLUSTER"):  # a running one, to save its start while a test is written
+        running_already = Cluster.find(name)
+        assert running_already, f"there is no cluster {name}"
+        yield running_already
+        return
     with Cluster.temporary(real_node=True, real_node_file=HERE / "fake-gpus.yaml") as running:
         yield running
 
@@ -62,7 +68,11 @@ def hub_address(hub: FakeHub, node_cluster: Cluster) -> str:
 def operator(
     installation: Installation, engine_image: str, hub_address: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
-    configuration = {"engine": cpu_engine(engine_image), "hub": {"endpoint": hub_address}, "leaderElection": {"leaseSeconds": 5}}
+    configuration = {
+        "engine": cpu_engine(engine_image),
+        "hub": {"endpoint": hub_address},
+        "leaderElection": {"leaseSeconds": 5},
+    }
     folder = tmp_path_factory.mktemp("operator")
     with OperatorProcess(installation.operator_kubeconfig, configuration, folder) as running:
         running.wait_until_working()

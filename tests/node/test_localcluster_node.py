@@ -48,7 +48,9 @@ def _pod(name: str, image: str, *command: str, gpus: int = 1) -> str:
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
     }
-    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "restricted"}, "spec": spec})
+    return json.dumps(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "restricted"}, "spec": spec}
+    )
 
 
 def test_the_real_node_advertises_fake_gpus_of_a_fictional_product(cluster: Cluster) -> None:
@@ -86,7 +88,10 @@ def test_a_pod_reaches_the_api_server_through_its_service_address_and_its_log_ca
 
 def test_a_second_real_node_is_refused_and_names_the_first(cluster: Cluster) -> None:
     started = time.monotonic()
-    with pytest.raises(ClusterError, match=f"belongs to the cluster in {cluster.directory}"), Cluster.temporary(real_node=True):
+    with (
+        pytest.raises(ClusterError, match=f"belongs to the cluster in {cluster.directory}"),
+        Cluster.temporary(real_node=True),
+    ):
         pass
     assert time.monotonic() - started < 60
     assert cluster.is_running()

@@ -26,9 +26,7 @@ def namespace(installation: Installation) -> str:
     return NAMESPACE
 
 
-def test_the_whole_story(
-    installation: Installation, operator: OperatorProcess, hub: FakeHub, namespace: str
-) -> None:
+def test_the_whole_story(installation: Installation, operator: OperatorProcess, hub: FakeHub, namespace: str) -> None:
     tiny = make_model("tiny", namespace).repository(TINY_AWQ).context(2048).pod(resources=POD_RESOURCES)
 
     # A model becomes Ready, and answers.
@@ -63,7 +61,9 @@ def test_the_whole_story(
     # A change that the engine refuses is rolled back: the cause is said, and the model goes on answering.
     second = status["updateRevision"]
     installation.apply(tiny.serving(engineArguments={"reasoning-parser": "no-such-parser"}))
-    rolled = installation.wait_condition("tiny", "Ready", "False", "RolledBack", namespace=namespace, seconds=START_SECONDS)
+    rolled = installation.wait_condition(
+        "tiny", "Ready", "False", "RolledBack", namespace=namespace, seconds=START_SECONDS
+    )
     assert "no-such-parser" in rolled["message"]
     assert installation.condition("tiny", "Stalled", namespace)["status"] == "True"
     installation.wait_condition("tiny", "Available", "True", namespace=namespace, seconds=START_SECONDS)

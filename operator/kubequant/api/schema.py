@@ -14,8 +14,12 @@ from pydantic import BaseModel
 Schema = dict[str, Any]
 
 _DROPPED = frozenset({"title", "default", "$defs"})
-_FORBIDDEN = frozenset({"prefixItems", "oneOf", "allOf", "not", "if", "patternProperties", "const"})
+_FORBIDDEN = frozenset({"prefixItems", "oneOf", "allOf", "not", "if", "patternProperties", "const", "uniqueItems"}) | {
+    "exclusiveMinimum",  # a number in JSON Schema, a boolean in OpenAPI 3.0: say `ge`
+    "exclusiveMaximum",
+}
 INT32_LIMIT = 2**31 - 1
+MAX_DEPTH = 16
 
 
 class NotStructuralError(Exception):
@@ -39,6 +43,8 @@ def structural_schema(model: type[BaseModel]) -> Schema:
 
 
 def _rewrite(node: Schema, definitions: dict[str, Schema], path: str) -> Schema:
+    if path.count(".") > MAX_DEPTH:
+        raise NotStructuralError(f"{path}: deeper than {MAX_DEPTH} levels, or it holds itself")
     node = _inlined(node, definitions)
     node = _without_null(node, definitions, path)
     if node.get("x-kubernetes-int-or-string"):
@@ -56,6 +62,8 @@ def _rewrite(node: Schema, definitions: dict[str, Schema], path: str) -> Schema:
         schema.pop("additionalProperties", None)
     elif isinstance(node.get("additionalProperties"), dict):
         schema["additionalProperties"] = _rewrite(node["additionalProperties"], definitions, f"{path}.*")
+    elif node.get("additionalProperties"):
+        raise NotStructuralError(f"{path}: a map needs a type for its values")
     if "items" in node:
         schema["items"] = _rewrite(node["items"], definitions, f"{path}[]")
     if node.get("type") == "integer":

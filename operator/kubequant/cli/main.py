@@ -26,6 +26,8 @@ def main() -> None:
 )
 def operator(config_file: Path | None, kubeconfig: str | None) -> None:
     """Runs the operator."""
+    from kubernetes.aio.config import ConfigException
+
     from kubequant.runtime.logs import configure
     from kubequant.runtime.operator import LeaseLostError, run
     from kubequant.runtime.settings import load_settings
@@ -40,6 +42,8 @@ def operator(config_file: Path | None, kubeconfig: str | None) -> None:
     configure(settings.log_format, settings.log_level)
     try:
         run(settings, kubeconfig)
+    except (ConfigException, OSError) as error:
+        raise click.ClickException(f"cannot start: {error}") from error
     except (LeaseLostError, WatchingFailedError) as error:
         logging.getLogger("kubequant").error("ends: %s", error)
         sys.exit(1)

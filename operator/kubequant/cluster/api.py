@@ -169,8 +169,7 @@ class HttpKubeApi:
         except ApiException as error:  # raised by the client for some statuses
             raise ApiError(error.status or 0, error.reason or "", str(error.body)) from error
         if response.status < 400:
-            parsed: Body = json.loads(payload)
-            return parsed
+            return _parsed(response.status, payload)
         failure = _error_of(response.status, payload)
         if failure.is_passing and not (method == "POST" and response.status != 429):
             raise _Again(failure, response.headers.get("Retry-After"))
@@ -186,9 +185,17 @@ class _Again(Exception):
         self._retry_after = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
 
     def pause_seconds(self, attempt: int) -> float:
-        """Exponential with full jitter, never less than what the server asked for."""
+        """Exponential with full jitter, at least what the server asked for, bounded."""
         backoff = random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.2 * 2**attempt))  # noqa: S311 - jitter, no secret
         return min(LONGEST_PAUSE_SECONDS, max(self._retry_after, backoff))
+
+
+def _parsed(status: int, payload: bytes) -> Body:
+    try:
+        parsed: Body = json.loads(payload)
+    except ValueError as error:  # a proxy in between that answers for itself
+        raise ApiError(status, "Unreadable", f"the answer is no JSON: {payload[:200]!r}") from error
+    return parsed
 
 
 def _error_of(status: int, payload: bytes) -> ApiError:

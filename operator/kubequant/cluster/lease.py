@@ -42,20 +42,20 @@ class LeaseElection:
         self._times = times
         self._seen: tuple[object, object] | None = None  # (holder, renewTime) as last read
         self._seen_at = 0.0
+        self._renewed_at = 0.0
         self.leads = False
 
     async def acquire(self) -> None:
-        while not await self._attempt():
+        while not await self._attempt():  # noqa: ASYNC110 - polls the server, not this process
             await asyncio.sleep(self._times.retry_period)
         self.leads = True
         log.info("leads: holds Lease %s/%s as %s", self._namespace, self._name, self._identity)
 
     async def hold(self) -> None:
-        renewed_at = self._clock()
-        while self._clock() - renewed_at < self._times.renew_deadline:
-            await asyncio.sleep(self._times.retry_period)
-            if await self._attempt():
-                renewed_at = self._clock()
+        """Counts from the moment before a renewal is sent: a rival may count from any moment after that."""
+        while (left := self._renewed_at + self._times.renew_deadline - self._clock()) > 0:
+            await asyncio.sleep(min(self._times.retry_period, left))
+            await self._attempt()
         self.leads = False
 
     async def release(self) -> None:
@@ -63,19 +63,25 @@ class LeaseElection:
         self.leads = False
         try:
             lease = await self._api.get(LEASE, self._namespace, self._name)
-            if lease and lease["spec"].get("holderIdentity") == self._identity:
+            if lease and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
                 lease["spec"] = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._api.replace(LEASE, lease)
         except ApiError as error:
             log.warning("could not release the Lease, a standby waits up to %d s: %s", self._times.duration, error)
 
     async def _attempt(self) -> bool:
+        began = self._clock()
+        # A leader's last attempt must not outlast the time for which it may still lead.
+        left = self._renewed_at + self._times.renew_deadline - began if self.leads else self._times.renew_deadline
         try:
-            async with asyncio.timeout(self._times.renew_deadline):
-                return await self._acquire_or_renew()
+            async with asyncio.timeout(max(0.0, left)):
+                taken = await self._acquire_or_renew()
         except (ApiError, TimeoutError) as error:
             log.warning("Lease %s/%s: %s", self._namespace, self._name, error or "timed out")
             return False
+        if taken:
+            self._renewed_at = began
+        return taken
 
     async def _acquire_or_renew(self) -> bool:
         lease = await self._api.get(LEASE, self._namespace, self._name)

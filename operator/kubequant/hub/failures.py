@@ -136,11 +136,11 @@ def timed_out(question: Question, seconds: float) -> Unavailable:
 
 
 def throttled(endpoint: str, retry_after_seconds: float | None, authenticated: bool) -> Throttled:
-    wait = f" for {retry_after_seconds:.0f} s" if retry_after_seconds is not None else ""
+    # No seconds in the message: they count down, and each look would write status anew and wake its own watch.
     advice = "" if authenticated else " A token for the operator raises the limit."
     return Throttled(
         Reason.HUB_THROTTLED,
-        f"The hub at {endpoint} takes no more requests from the operator{wait} (HTTP 429). Tried again then.{advice}",
+        f"The hub at {endpoint} takes no more requests from the operator for now (HTTP 429). Tried again as soon as it allows.{advice}",
         retry_after_seconds,
     )
 

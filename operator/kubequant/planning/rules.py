@@ -41,7 +41,7 @@ def product_wanted(candidate: Candidate) -> Refusal | None:
     products = candidate.intent.products
     if not products or candidate.gpu.product in products:
         return None
-    return _refuse(candidate, "gpu.products", "not among gpu.products")
+    return _refuse(candidate, "gpu.products", f"not among gpu.products ({', '.join(products)})")
 
 
 def memory_wanted(candidate: Candidate) -> Refusal | None:

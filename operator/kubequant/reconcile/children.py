@@ -19,7 +19,7 @@ from kubequant.cluster.kinds import Kind
 from kubequant.errors import Conflict
 from kubequant.manifests.names import FIELD_MANAGER, Owner, digest
 from kubequant.reconcile.records import Key, controller_uid, version_of
-from kubequant.reconcile.store import Store
+from kubequant.reconcile.store import GONE, Store
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Children:
         """Deletes a child of ours where there is one."""
         key = (owner.namespace, name)
         self._written.pop((kind, key), None)
-        if self._store.version(kind, key) is None:
+        if self._store.version(kind, key) in (None, GONE):
             return False
         live = await self._api.get(kind, *key)
         if live is None or controller_uid(live) != owner.uid:

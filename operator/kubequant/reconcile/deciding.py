@@ -50,7 +50,7 @@ class Wanted:
     problem: KubeQuantError | None = None
     resolved: bool = False
     refused_plan: dict[str, Any] | None = None
-    is_new: bool = False
+    undecided: bool = False  # there is no decision for the spec as written
 
 
 class Deciding:
@@ -87,7 +87,7 @@ class Deciding:
         try:
             return await self._plan(snapshot, owner, spec, hashes)
         except KubeQuantError as problem:
-            return await self._rolled_out(snapshot, Wanted(problem=problem))
+            return await self._rolled_out(snapshot, Wanted(problem=problem, undecided=True))
 
     async def read(self, revision: RevisionRecord) -> Decision:
         """What a revision holds. It never changes, so it is read once."""
@@ -127,7 +127,8 @@ class Deciding:
         outcome = plan(intent_of(spec), facts, snapshot.fleet, self._profile)
         if isinstance(outcome, values.Refused):
             problem = Refused(outcome.reason, outcome.message)
-            refused = Wanted(problem=problem, resolved=True, refused_plan=refused_status(outcome.refusals))
+            shown = refused_status(outcome.refusals)
+            refused = Wanted(problem=problem, resolved=True, refused_plan=shown, undecided=True)
             return await self._rolled_out(snapshot, refused)
         return await self._keep(
             snapshot, owner, decisions.decide(owner, spec, hashes, outcome, self._engine, self._files)
@@ -144,7 +145,7 @@ class Deciding:
         self._cached(revision.uid, decision)
         recipe = decision.recipe
         log.info("decided %s: %s on %d x %s", revision.name, recipe.repository, recipe.gpus, recipe.gpu_product)
-        return Wanted(revision, decision, resolved=True, is_new=True)
+        return Wanted(revision, decision, resolved=True)
 
     async def _rolled_out(self, snapshot: Snapshot, wanted: Wanted) -> Wanted:
         """Nothing new can be decided: what is rolled out already stays as it is."""

@@ -15,8 +15,9 @@ LONGEST_PAUSE_SECONDS = 600.0
 
 @dataclass
 class _Question:
-    task: asyncio.Task[None]
     key: Key
+    address: str
+    task: asyncio.Task[None] | None = None
 
 
 class Measuring:
@@ -31,10 +32,14 @@ class Measuring:
 
     def ask(self, key: Key, revision: str, address: str) -> None:
         """Starts asking, with growing pauses until there is an answer; once a revision."""
-        if revision not in self._questions and revision not in self._answers:
-            self._questions[revision] = _Question(
-                asyncio.create_task(self._until_answered(key, revision, address)), key
-            )
+        if revision in self._answers:
+            return
+        question = self._questions.get(revision)
+        if question:
+            question.address = address  # the pod asked before may be gone, and its address another model's
+            return
+        question = self._questions[revision] = _Question(key, address)
+        question.task = asyncio.create_task(self._until_answered(revision, question))
 
     def answer(self, revision: str) -> int | None:
         known = self._answers.get(revision)
@@ -42,28 +47,33 @@ class Measuring:
 
     def forget(self, key: Key) -> None:
         for revision in [name for name, question in self._questions.items() if question.key == key]:
-            self._questions.pop(revision).task.cancel()
+            _cancel(self._questions.pop(revision))
         self._answers = {name: known for name, known in self._answers.items() if known[0] != key}
 
     async def close(self) -> None:
         """Stops asking."""
-        tasks = [question.task for question in self._questions.values()]
+        tasks = [question.task for question in self._questions.values() if question.task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _until_answered(self, key: Key, revision: str, address: str) -> None:
+    async def _until_answered(self, revision: str, question: _Question) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             async with self._slots:
-                tokens = await self._read(address)
+                tokens = await self._read(question.address)
             if tokens is not None:
-                self._answers[revision] = (key, tokens)
+                self._answers[revision] = (question.key, tokens)
                 self._questions.pop(revision, None)
-                self._enqueue(key)
+                self._enqueue(question.key)
                 return
             if pause > LONGEST_PAUSE_SECONDS:  # asked anew by a later reconcile, perhaps of another pod
                 self._questions.pop(revision, None)
                 return
             await asyncio.sleep(pause)
             pause *= 2
+
+
+def _cancel(question: _Question) -> None:
+    if question.task:
+        question.task.cancel()

@@ -24,6 +24,7 @@ from kubequant.reconcile.store import Snapshot, Store
 
 REFUSED_RETRY_SECONDS = 600.0  # a repository may change; changes of the fleet enqueue by themselves
 WAITING_RETRY_SECONDS = 15.0
+MAX_DIGITS = 18  # of a count of tokens
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> Result:
         """Brings one model a step further. Raises ApiError, which the queue answers with back-off."""
+        try:
+            return await self._step(key)
+        except Waiting as waiting:  # what was read is about to change: nothing is known that status could tell
+            return Result(waiting.retry_after_seconds or WAITING_RETRY_SECONDS, planned=False)
+
+    async def _step(self, key: Key) -> Result:
         snapshot = self._store.snapshot(key)
         if snapshot is None or snapshot.model.deleting:
             self._forget(key)
@@ -74,10 +81,9 @@ class Reconciler:
     ) -> tuple[Wanted, RolledOut | None]:
         if wanted.revision is None or wanted.decision is None:
             return wanted, None
-        try:
-            return wanted, await self._rolling.roll_out(snapshot, owner, spec, wanted.revision, wanted.decision)
-        except Conflict as conflict:
-            return replace(wanted, problem=conflict), None
+        rolled = await self._rolling.roll_out(snapshot, owner, spec, wanted.revision, wanted.decision)
+        problem = wanted.problem or (rolled.problem if rolled else None)
+        return replace(wanted, problem=problem), rolled
 
     async def _known(
         self,
@@ -92,9 +98,11 @@ class Reconciler:
             generation=snapshot.model.generation,
             plan_mode=spec.mode is Mode.PLAN,
             decision=wanted.decision,
+            promised_tokens=rolled.promised_tokens if rolled else None,
             update_revision=wanted.revision.name if wanted.revision else "",
             current_revision=_serving(snapshot, rolled),
             problem=wanted.problem,
+            undecided=wanted.undecided,
             resolved=wanted.resolved,
             refused_plan=wanted.refused_plan,
             rollout=rolled.rollout if rolled else None,
@@ -108,7 +116,7 @@ class Reconciler:
         if rolled is None:
             return None
         if rolled.target.measured:
-            return int(rolled.target.measured) if rolled.target.measured.isdigit() else None
+            return _tokens(rolled.target.measured)
         tokens = self._measuring.answer(rolled.target.name)
         if tokens is not None:
             await self._rolling.record_measured(rolled.target, tokens)
@@ -122,6 +130,11 @@ class Reconciler:
         self._children.forget(key)
         self._status.forget(key)
         self._measuring.forget(key)
+
+
+def _tokens(annotation: str) -> int | None:
+    """Somebody may have written anything there."""
+    return int(annotation) if annotation.isdecimal() and len(annotation) <= MAX_DIGITS else None
 
 
 def owner_of(model: ModelRecord) -> Owner:

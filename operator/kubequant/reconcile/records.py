@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from kubequant.manifests.names import (
     MEASURED_ANNOTATION,
     MODEL_LABEL,
@@ -198,7 +200,8 @@ def controller_uid(body: Body) -> str:
 def revision_record(body: Body) -> RevisionRecord:
     metadata = body["metadata"]
     annotations = metadata.get("annotations") or {}
-    data = body.get("data") or {}
+    data = body.get("data")
+    data = data if isinstance(data, Mapping) else {}  # whoever may label an object can make one that we read
     return RevisionRecord(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -301,9 +304,17 @@ def _container_state(status: Body) -> ContainerState:
 
 def _gpus_asked(spec: Body) -> int:
     return sum(
-        int(((container.get("resources") or {}).get("limits") or {}).get(GPU_RESOURCE) or 0)
+        _count(((container.get("resources") or {}).get("limits") or {}).get(GPU_RESOURCE))
         for container in spec.get("containers") or []
     )
+
+
+def _count(quantity: Any) -> int:
+    """Extended resources are whole numbers, but any notation of a quantity will do: 1k."""
+    try:
+        return int(parse_quantity(quantity or 0))
+    except (ValueError, ArithmeticError):
+        return 0
 
 
 def _product_asked(spec: Body) -> str:

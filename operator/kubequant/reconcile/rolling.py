@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kubequant.api.conditions import Reason
 from kubequant.api.spec import Mode, QuantizedModelSpec, RolloutStrategy
 from kubequant.cluster import kinds
-from kubequant.cluster.api import KubeApi
+from kubequant.cluster.api import ApiError, KubeApi
+from kubequant.errors import Conflict, KubeQuantError, Waiting
 from kubequant.manifests.children import (
     Replacement,
     build_deployment,
@@ -26,6 +28,7 @@ from kubequant.reconcile.rollout import Rollout, observe, replacement, seconds_t
 from kubequant.reconcile.store import Snapshot, Store
 
 MAX_OUTCOME = 2048
+REFUSED_BY_SERVER_RETRY_SECONDS = 60.0  # a webhook, a quota, a policy: no event tells when it changes
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,10 @@ class RolledOut:
 
     target: RevisionRecord
     rollout: Rollout
+    promised_tokens: int | None  # of KV cache, by the plan of `target`
     failure: tuple[str, str] | None
     look_again_seconds: float | None
+    problem: KubeQuantError | None  # why the children are not as wanted
 
 
 class Rolling:
@@ -61,7 +66,7 @@ class Rolling:
     async def roll_out(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, update: RevisionRecord, decision: Decision
     ) -> RolledOut | None:
-        """Brings the children about for `update`, or for the revision before it. None in mode Plan. Raises Conflict."""
+        """Brings the children about for `update`, or for the revision before it. None in mode Plan."""
         if spec.mode is Mode.PLAN and snapshot.deployment is None:
             return None
         rollout = self._observe(snapshot, spec, update, decision)
@@ -71,10 +76,17 @@ class Rolling:
             decision = await self._deciding.read(fallback)
             rollout = self._observe(snapshot, spec, fallback, decision)
         target = fallback or update
-        await self._apply(snapshot, owner, spec, target, decision)
+        problem = await self._applied(snapshot, owner, spec, target, decision)
         if rollout.is_complete and not target.outcome and rollout.wanted_replicas:
             await self._annotate(target, OUTCOME_ANNOTATION, Outcome.READY.value)
-        return RolledOut(target, rollout, failure if fallback else None, self._look_again(snapshot, target, decision))
+        return RolledOut(
+            target=target,
+            rollout=rollout,
+            promised_tokens=decision.plan.get("kvCacheTokens"),
+            failure=failure if fallback else None,
+            look_again_seconds=self._look_again(snapshot, target, decision),
+            problem=problem,
+        )
 
     async def record_measured(self, revision: RevisionRecord, tokens: int) -> None:
         """Writes what the running engine said of itself, once a revision."""
@@ -104,6 +116,23 @@ class Rolling:
         patch = {"metadata": {"annotations": {annotation: value}}}
         body = await self._api.merge_patch(kinds.CONTROLLER_REVISION, revision.namespace, revision.name, patch)
         self._store.put(kinds.CONTROLLER_REVISION, body)
+
+    async def _applied(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, target: RevisionRecord, decision: Decision
+    ) -> KubeQuantError | None:
+        """Applies the children. What stands in the way is for the user to read, beside what the pods say."""
+        try:
+            await self._apply(snapshot, owner, spec, target, decision)
+        except Conflict as conflict:
+            return conflict
+        except ApiError as error:
+            if error.is_passing or error.is_conflict or error.is_not_found:
+                raise
+            message = (
+                f"the API server refuses an object of this model: {error.message.rstrip('.')}. Mend what it names."
+            )
+            return Waiting(Reason.API_ERROR, message, REFUSED_BY_SERVER_RETRY_SECONDS)
+        return None
 
     async def _apply(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, target: RevisionRecord, decision: Decision

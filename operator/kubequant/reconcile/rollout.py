@@ -94,7 +94,7 @@ def replacement(
 
 
 def seconds_to_patience(pods: Sequence[PodRecord], target: str, now: float) -> float | None:
-    """When the youngest unscheduled surge pod will have waited long enough, None where none waits."""
+    """When the oldest unscheduled surge pod will have waited long enough, None where none waits."""
     waiting = [pod for pod in pods if pod.revision == target and not pod.scheduled and not pod.deleting]
     if not waiting or not any(pod.revision != target for pod in pods):
         return None

@@ -27,9 +27,9 @@ TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 class Known:
     """What one reconcile found out.
 
-    `decision` is the one for the spec as written, None while there is none (`problem` then says why). `plan_only` is the
-    part of status.plan that a refusal has. `serving` is whether the last Ready revision is applied instead of
-    `update_revision` because that one failed with `failure`.
+    `decision` is the one for the spec as written, or, where `undecided`, the one that is rolled out and stays meanwhile
+    (`problem` then says why). `refused_plan` is the part of status.plan that a refusal has. `failure` is the verdict on
+    `update_revision` where the last Ready revision is applied instead.
     """
 
     owner: Owner
@@ -39,11 +39,13 @@ class Known:
     update_revision: str
     current_revision: str
     problem: KubeQuantError | None = None
+    undecided: bool = False  # whether `problem` keeps the spec as written from being decided
     resolved: bool = False  # whether the Hub had an answer before `problem` came up
     refused_plan: Mapping[str, Any] | None = None
     rollout: Rollout | None = None
     failure: tuple[str, str] | None = None  # verdict of the update revision, when it was rolled back
     measured_tokens: int | None = None
+    promised_tokens: int | None = None  # by the plan of what is applied, which after a rollback is not `decision`
     total_replicas: int = 0
 
 
@@ -118,7 +120,7 @@ def with_times(status: dict[str, Any], before: Mapping[str, Transition], now: st
 
 
 def _model_resolved(known: Known) -> Verdict:
-    if known.decision:
+    if known.decision and not known.undecided:
         return Verdict(TRUE, Reason.RESOLVED, f"{known.decision.repository} at commit {known.decision.commit}")
     if known.resolved or known.problem is None or isinstance(known.problem, Conflict):
         return Verdict(TRUE if known.resolved else UNKNOWN, *_pending(known.resolved))
@@ -131,9 +133,9 @@ def _pending(resolved: bool) -> tuple[str, str]:
 
 
 def _planned(known: Known) -> Verdict:
-    if known.decision:
+    if known.decision and not known.undecided:
         return Verdict(TRUE, Reason.PLANNED, _plan_sentence(known.decision.plan))
-    if known.resolved and isinstance(known.problem, Refused):
+    if known.undecided and known.resolved and isinstance(known.problem, Refused):
         return Verdict(FALSE, known.problem.reason, known.problem.message)
     return Verdict(UNKNOWN, Reason.PENDING, "the model's facts are not known yet")
 
@@ -177,7 +179,7 @@ def _trouble(rollout: Rollout) -> Finding | None:
 
 
 def _within_plan(known: Known) -> Verdict:
-    promised = known.decision.plan.get("kvCacheTokens") if known.decision else None
+    promised = known.promised_tokens
     if known.measured_tokens is None or promised is None:
         return Verdict(UNKNOWN, Reason.NOT_MEASURED, "the running engine has not been asked yet, or did not answer")
     numbers = f"the engine has room for {known.measured_tokens} tokens of KV cache, {promised} were promised"

@@ -28,8 +28,9 @@ _EVENT_CONDITIONS = (ConditionType.PLANNED, ConditionType.READY, ConditionType.W
 
 @dataclass(frozen=True)
 class _Write:
-    """The last status written for a model by this process."""
+    """The last status written for a model by this process; a namesake made after a deletion has another uid."""
 
+    uid: str
     digest: str
     at: float
     transitions: Mapping[str, Transition]
@@ -48,6 +49,8 @@ class StatusWriter:
         """Applies the status where it differs from what stands there, and emits Events for what changed."""
         status = build_status(known)
         content, last = status_digest(status), self._writes.get(model.key)
+        if last and last.uid != model.uid:
+            last = None
         if content == model.status_digest and (last is None or last.digest == content):
             return
         if last and last.digest == content and self._clock() - last.at < TRUST_OWN_WRITE_SECONDS:
@@ -57,7 +60,7 @@ class StatusWriter:
         timed = with_times(status, before, now)
         if not await self._apply(model, timed):
             return
-        self._writes[model.key] = _Write(content, self._clock(), _transitions(timed))
+        self._writes[model.key] = _Write(model.uid, content, self._clock(), _transitions(timed))
         await self._tell(model, before, timed)
 
     def forget(self, key: Key) -> None:

@@ -27,6 +27,8 @@ from kubequant.reconcile.records import (
     RevisionRecord,
 )
 
+# What is written as a child: only of these is it worth remembering that one was there and is gone.
+_CHILDREN = frozenset({kinds.DEPLOYMENT, kinds.SERVICE, kinds.CONFIG_MAP, kinds.POD_DISRUPTION_BUDGET})
 GONE = "gone"  # the version of an object that was there and was deleted, while its model lives
 
 Record = ModelRecord | ChildRecord | DeploymentRecord | PodRecord | RevisionRecord | NodeFacts
@@ -63,6 +65,8 @@ class _Shelf:
     by_model: dict[Key, set[Key]] = field(default_factory=lambda: defaultdict(set))
     model_of: dict[Key, Key] = field(default_factory=dict)
     versions: dict[Key, str] = field(default_factory=dict)  # of owned objects: tells whether they changed
+    gone: dict[Key, set[Key]] = field(default_factory=lambda: defaultdict(set))  # by model, while it lives
+    touched: set[Key] | None = None  # names that changed since the full list under way was begun
 
 
 class Store:
@@ -77,25 +81,46 @@ class Store:
         shelf, record = self._shelves[kind], _READERS[kind](body)
         if kind == kinds.NODE and shelf.by_name.get(name) != record:
             self._fleet = None
+        before = shelf.model_of.get(name)
+        if before and before != owner:  # relabelled by hand, as one does to look at a pod that misbehaves
+            _discard(shelf.by_model, before, name)
+            del shelf.model_of[name]
         shelf.by_name[name] = record
         shelf.versions[name] = records.version_of(body)
         if owner:
             shelf.by_model[owner].add(name)
             shelf.model_of[name] = owner
-        return owner
+            _discard(shelf.gone, owner, name)
+        if shelf.touched is not None:
+            shelf.touched.add(name)
+        return owner or before
 
     def remove(self, kind: Kind, body: Body) -> Key | None:
         name, owner = _name(body), _owner(kind, body)
         self._drop(kind, name)
+        touched = self._shelves[kind].touched
+        if touched is not None:
+            touched.add(name)
         return owner
 
+    def begin_list(self, kind: Kind) -> None:
+        """A full list is about to be asked for: from now on the watch knows better than its answer."""
+        self._shelves[kind].touched = set()
+
     def replace(self, kind: Kind, bodies: Iterable[Body]) -> None:
-        """All objects of a kind as a full list gives them: what is not in it is gone."""
+        """All objects of a kind as the list begun last gives them: what is not in it is gone.
+
+        What changed in the meantime stays as the watch told it: the list's answer is older, by seconds where it is long.
+        """
+        shelf = self._shelves[kind]
+        newer, shelf.touched = shelf.touched or set(), None
         present = set()
         for body in bodies:
-            self.put(kind, body)
-            present.add(_name(body))
-        for name in self._shelves[kind].by_name.keys() - present:
+            name = _name(body)
+            present.add(name)
+            if name not in newer:
+                self.put(kind, body)
+        for name in shelf.by_name.keys() - present - newer:
             self._drop(kind, name)
 
     def model_keys(self) -> list[Key]:
@@ -113,6 +138,8 @@ class Store:
             for record in self._owned(kinds.CONTROLLER_REVISION, key)
             if isinstance(record, RevisionRecord) and record.owner_uid == model.uid
         ]
+        # In one order always: status tells of the first of several pods in trouble, also after a restart.
+        pods = [record for record in self._owned(kinds.POD, key) if isinstance(record, PodRecord)]
         deployment = self._shelves[kinds.DEPLOYMENT].by_name.get(key)
         return Snapshot(
             model=model,
@@ -120,7 +147,7 @@ class Store:
             deployment=deployment
             if isinstance(deployment, DeploymentRecord) and deployment.owner_uid == model.uid
             else None,
-            pods=tuple(record for record in self._owned(kinds.POD, key) if isinstance(record, PodRecord)),
+            pods=tuple(sorted(pods, key=lambda pod: (pod.created, pod.name))),
             fleet=self.fleet,
         )
 
@@ -158,24 +185,30 @@ class Store:
             self._fleet = None
         shelf.by_name.pop(name, None)
         if kind == QUANTIZED_MODEL:
-            self._forget_versions(name)
+            shelf.versions.pop(name, None)
+            self._forget_gone(name)
             return
         owner = shelf.model_of.pop(name, None)
-        if owner in self._shelves[QUANTIZED_MODEL].by_name:
+        shelf.versions.pop(name, None)
+        if owner is None:
+            return
+        _discard(shelf.by_model, owner, name)
+        if kind in _CHILDREN and owner in self._shelves[QUANTIZED_MODEL].by_name:
             shelf.versions[name] = GONE
-        else:
-            shelf.versions.pop(name, None)
-        if owner:
-            shelf.by_model[owner].discard(name)
-            if not shelf.by_model[owner]:
-                del shelf.by_model[owner]
+            shelf.gone[owner].add(name)
 
-    def _forget_versions(self, model: Key) -> None:
-        namespace, prefix = model[0], model[1]
+    def _forget_gone(self, model: Key) -> None:
         for shelf in self._shelves.values():
-            for name in [name for name, version in shelf.versions.items() if version == GONE]:
-                if name[0] == namespace and name[1].startswith(prefix):
-                    del shelf.versions[name]
+            for name in shelf.gone.pop(model, ()):
+                shelf.versions.pop(name, None)
+
+
+def _discard(sets: dict[Key, set[Key]], model: Key, name: Key) -> None:
+    """Takes a name out, and leaves no empty set behind."""
+    if model in sets:
+        sets[model].discard(name)
+        if not sets[model]:
+            del sets[model]
 
 
 def _name(body: Body) -> Key:

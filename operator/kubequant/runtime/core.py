@@ -65,6 +65,7 @@ class Core:
         self._fleet_check: asyncio.TimerHandle | None = None
         self._resync: asyncio.Task[None] | None = None
         self._http_started = False
+        self._abandoned: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connects and serves the probes. Raises ConfigException or OSError with what is missing."""
@@ -108,6 +109,10 @@ class Core:
         await self._probes.stop()
         await self._api.close()
 
+    def abandon(self) -> None:
+        """The Lease is lost: what is under way ends now, not when the watches have ended."""
+        self._abandoned = asyncio.get_running_loop().create_task(self.queue.stop())
+
     async def lead(self) -> None:
         """Returns once this process may work: it holds the Lease, and the kind is installed."""
         if self._settings.leader_election.enabled:
@@ -133,6 +138,7 @@ class Core:
         """Full lists of everything that is watched; every model is looked at again."""
         for kind in WATCHED:
             selector = "" if kind in (QUANTIZED_MODEL, kinds.NODE) else OWNED_SELECTOR
+            self.store.begin_list(kind)
             self.store.replace(kind, [body async for body in self._api.list(kind, label_selector=selector)])
         self._fleet_may_have_changed()
         for key in self.store.model_keys():
@@ -174,15 +180,13 @@ class Core:
         )
 
     async def _work(self, key: Key) -> float | None:
-        token = current_object.set("/".join(key))
+        current_object.set("/".join(key))  # not reset: the queue's own line about a failure is about this object too
         try:
             with self.metrics.reconcile_seconds.time():
                 result = await self._reconciler.reconcile(key)
         except Exception:
             self.metrics.reconciles.labels("error").inc()
             raise
-        finally:
-            current_object.reset(token)
         self.metrics.reconciles.labels("planned" if result.planned else "unplanned").inc()
         (self._unplanned.discard if result.planned else self._unplanned.add)(key)
         return result.requeue_after_seconds
@@ -233,7 +237,7 @@ class Core:
 
     def _refresh(self) -> None:
         self.metrics.queue_depth.set(len(self.queue))
-        self.metrics.leader.set(1 if self.lease.leads else 0)
+        self.metrics.leader.set(1 if self.lease.leads or not self._settings.leader_election.enabled else 0)
         for resource, count in self.store.size().items():
             self.metrics.objects.labels(resource).set(count)
         self.metrics.models.clear()

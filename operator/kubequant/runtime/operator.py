@@ -51,7 +51,7 @@ async def _main(loop: _LoopThread, core: Core, kubeconfig: str | None) -> None:
     def on_lost(future: Future[None]) -> None:
         if future.cancelled():
             return
-        core.queue.pause()
+        core.abandon()
         lost.set()
         here.call_soon_threadsafe(stop.set)
 

@@ -6,12 +6,12 @@ Every field is documented where it stands; docs/configuration.md lists the same 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 from pydantic.alias_generators import to_camel
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kubequant.manifests.recipe import EngineSettings
 from kubequant.planning.engines.vllm import VLLM_0_33
@@ -58,13 +58,14 @@ class LeaderElectionSection(Section):
 
 
 class Settings(BaseSettings):
-    """All settings. Unknown fields are refused, with their names."""
+    """All settings. Unknown fields are refused, with their names.
+
+    No aliases here: a variable called by one (WORKERS, HUB) would be read, whatever the prefix.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="KUBEQUANT_",
         env_nested_delimiter="__",
-        alias_generator=to_camel,
-        populate_by_name=True,
         extra="forbid",
     )
 
@@ -81,11 +82,34 @@ class Settings(BaseSettings):
     log_format: Annotated[str, Field(pattern="^(text|json)$")] = "text"
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file, which comes in as arguments."""
+        return env_settings, init_settings
+
 
 def load_settings(path: Path | None) -> Settings:
     """Reads the file. Raises pydantic.ValidationError, yaml.YAMLError or OSError."""
     document = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
-    return Settings(**(document or {}))
+    return Settings(**_by_field_name(Settings, document or {}))
+
+
+def _by_field_name(section: type[BaseModel], document: dict[str, Any]) -> dict[str, Any]:
+    """The file's camelCase as field names, which are what the environment's values are merged with."""
+    names = {to_camel(name): name for name in section.model_fields}
+    renamed = {names.get(key, key): value for key, value in document.items()}
+    for name, field in section.model_fields.items():
+        kind, value = field.annotation, renamed.get(name)
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            renamed[name] = _by_field_name(kind, value)
+    return renamed
 
 
 def engine_settings(settings: Settings) -> EngineSettings:

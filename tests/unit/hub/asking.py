@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from kubequant.hub.client import Hub
 from kubequant.planning.values import ModelFacts
-
 from tests.fakehub import Repository
 from tests.fakehub.content import Content
 from tests.fakehub.safetensors_files import checkpoint_files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from kubequant.hub.documents import InvalidDocumentError, parse_object, quantization_config, quoted
 
 

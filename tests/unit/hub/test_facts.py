@@ -6,10 +6,10 @@ import re
 from collections import Counter
 
 import pytest
+
 from kubequant.hub.description import SMALL_BYTES
 from kubequant.hub.shards import FIRST_BYTES
 from kubequant.planning.values import StoredMethod
-
 from tests.fakehub import FakeHub, Repository
 from tests.fakehub import quantized_headers as quantized
 from tests.fakehub.safetensors_files import (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
-
 from tests.fakehub import FakeHub, Fault
 from tests.fakehub.content import BytesContent, SparseContent
 from tests.fakehub.safetensors_files import safetensors_file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from huggingface_hub import ModelInfo
+
 from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
 from kubequant.hub.patterns import downloaded

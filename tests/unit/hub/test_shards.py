@@ -11,6 +11,7 @@ import pytest
 import safetensors
 from hypothesis import given
 from hypothesis import strategies as some
+
 from kubequant.hub.shards import (
     DTYPE_BITS,
     FIRST_BYTES,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from kubequant.errors import Refused, Unavailable
 from kubequant.hub.client import Hub
 from kubequant.hub.memory import ExpiringCache
 from kubequant.planning.values import ModelFacts
-
 from tests.fakehub import FakeHub, Fault
 from tests.unit.hub.asking import changed, describe, model, with_hub
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from kubequant.hub.client import Hub
-
 from tests.fakehub import FakeHub, Fault
 from tests.unit.hub.asking import describe, model, with_hub
 

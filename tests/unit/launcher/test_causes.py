@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from kubequant.api.conditions import Reason
 from kubequant.planning.engines.termination import parse_termination
-
 from tests.unit.launcher.programs import LOGS, launch, replay
 
 CAUSES = {

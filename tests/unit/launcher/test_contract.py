@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kubequant.api.conditions import Reason
 from kubequant.planning.engines.termination import MESSAGE_BYTES, parse_termination
-
 from tests.unit.launcher.programs import FILES
 
 

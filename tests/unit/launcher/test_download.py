@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+
 from kubequant.api.conditions import Reason
 from kubequant.planning.engines.termination import Termination, parse_termination
-
 from tests.fakehub import FakeHub, Fault, Repository
 from tests.fakehub.content import BytesContent, SparseContent
 from tests.fakehub.safetensors_files import checkpoint_files, safetensors_file

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kubequant.api.conditions import Reason
 from kubequant.planning.engines.termination import parse_termination
-
 from tests.unit.launcher.programs import FILES, LOGS, finish, launch, python, replay, start, wait_until
 
 POLITE = """

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.dense_checkpoints import Tensor, dense_checkpoint
 from kubequant.planning.architectures import shape_of
 from kubequant.planning.gpus import NodeFacts, fleet_of, known_gpus
 from kubequant.planning.quantization import stored_quantization
 from kubequant.planning.tensors import classes_of
 from kubequant.planning.values import Fleet, ModelFacts, ModelShape
-
-from bench.dense_checkpoints import Tensor, dense_checkpoint
 
 MIB, GIB = 1024**2, 1024**3
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kubequant.errors import Refused
 from kubequant.planning.architectures import SUPPORTED_ARCHITECTURES, shape_of
-
 from tests.unit.planning.models import CONFIGS, config
 
 LLAMA = CONFIGS["Llama-3.1-8B"]

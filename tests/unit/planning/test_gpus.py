@@ -9,9 +9,9 @@ from importlib.resources import files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kubequant.planning.gpus import NodeFacts, cuda_total_bytes, fleet_of, known_gpus
 from kubequant.planning.values import ComputeCapability, GpuOrigin
-
 from tests.unit.planning.models import GIB, MIB, fleet, node
 
 

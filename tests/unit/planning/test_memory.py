@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench import fit_overheads
 from kubequant.planning import kv_cache
 from kubequant.planning.engines import vllm
 from kubequant.planning.memory import EngineLoad, memory_budget
 from kubequant.planning.tensors import weights_per_rank
 from kubequant.planning.values import Evidence
-
-from bench import fit_overheads
 from tests.unit.planning.models import GIB, MIB, model
 
 NEW = vllm.SINCE_0_21

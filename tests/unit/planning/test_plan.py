@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kubequant.api.conditions import Reason
 from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.explain import explain
@@ -22,7 +23,6 @@ from kubequant.planning.values import (
     Plan,
     Refused,
 )
-
 from tests.unit.planning.models import GIB, ModelBuilder, fleet, model, node
 
 RTX_4090 = "NVIDIA-GeForce-RTX-4090"

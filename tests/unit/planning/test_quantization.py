@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pytest
+
 from kubequant.errors import Refused
 from kubequant.planning.quantization import stored_quantization
 from kubequant.planning.tensors import classes_of
 from kubequant.planning.values import StoredMethod, StoredQuantization
-
 from tests.unit.planning.models import QUANTIZATION_CONFIGS, model
 
 TINY = model("Tiny").with_config(hidden_size=512, intermediate_size=1024)

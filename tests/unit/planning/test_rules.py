@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from kubequant.planning.candidates import Candidate
 from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.rules import RULES, first_refusal, load_peak_fits
 from kubequant.planning.tensors import largest_layer_per_rank
 from kubequant.planning.values import Intent, Refusal
-
 from tests.unit.planning.models import GIB, fleet, model, node
 
 SMALL = model("Tiny").with_config(

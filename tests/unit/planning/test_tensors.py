@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kubequant.errors import Refused
 from kubequant.planning import kv_cache
 from kubequant.planning.facts_json import facts_from_json, facts_to_json
 from kubequant.planning.tensors import classes_of, largest_layer_per_rank, weights_per_rank
 from kubequant.planning.values import ModelFacts, ModelShape, StoredMethod, StoredQuantization, TensorClass
-
 from tests.unit.planning.models import CONFIGS, GIB, model
 
 SCHEMES = ("Unquantized", "AWQ", "GPTQ", "W4A16", "FP8", "FP8_BLOCK", "W8A8")

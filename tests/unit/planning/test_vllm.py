@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kubequant.planning.engines import vllm
 from kubequant.planning.values import ComputeCapability, StoredMethod, StoredQuantization
-
 from tests.unit.planning.models import GIB, model
 
 AWQ = StoredQuantization(StoredMethod.AWQ, "W4A16", 4, 128, symmetric=False)

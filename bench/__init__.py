@@ -1,0 +1,1 @@
+"""`python -m bench`: what the operator costs, measured against a local control plane and checked-in thresholds."""
