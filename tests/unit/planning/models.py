@@ -59,6 +59,7 @@ QUANTIZATION_CONFIGS: Mapping[str, dict[str, Any]] = {
         "ignore": ["lm_head"],
         "config_groups": {
             "group_0": {
+                "targets": ["Linear"],
                 "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True},
                 "input_activations": None,
             }
@@ -69,6 +70,7 @@ QUANTIZATION_CONFIGS: Mapping[str, dict[str, Any]] = {
         "format": "float-quantized",
         "config_groups": {
             "group_0": {
+                "targets": ["Linear"],
                 "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
                 "input_activations": {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True},
             }
@@ -80,6 +82,7 @@ QUANTIZATION_CONFIGS: Mapping[str, dict[str, Any]] = {
         "format": "int-quantized",
         "config_groups": {
             "group_0": {
+                "targets": ["Linear"],
                 "weights": {"num_bits": 8, "type": "int", "strategy": "channel"},
                 "input_activations": {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True},
             }
