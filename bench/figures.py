@@ -76,7 +76,7 @@ def judge(figures: Iterable[Figure], thresholds: Mapping[str, float]) -> list[Ve
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile: with 200 values, p99 is the third largest... of all, never an interpolation."""
+    """The nearest-rank percentile: with 200 values, p99 is the third largest; never an interpolation."""
     if not values:
         raise ValueError("no values to take a percentile of")
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]

@@ -58,38 +58,23 @@ def test_a_deleted_deployment_comes_back(ready: Installation, namespace: str) ->
     "edit",
     [
         {"replicas": 3},
-        {"template": {"spec": {"serviceAccountName": "default", "hostNetwork": False, "terminationGracePeriodSeconds": 1}}},
+        {"template": {"spec": {"terminationGracePeriodSeconds": 20}}},
         {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 0}}},
         {"template": {"metadata": {"labels": {"kubequant.dev/revision": "mine"}}}},
     ],
     ids=["replicas", "grace period", "strategy", "label"],
 )  # fmt: skip
 def test_a_deployment_edited_by_hand_is_mended(ready: Installation, namespace: str, edit: dict[str, Any]) -> None:
-    before = ready.existing("deployment", "m", namespace)
+    before = ready.existing("deployment", "m", namespace)["spec"]
     ready.patch("deployment", "m", {"spec": edit}, namespace)
-
-    def is_mended() -> bool:
-        live = ready.existing("deployment", "m", namespace)
-        # Fields that nobody of ours sets (serviceAccountName) stay; they may belong to somebody else.
-        live["spec"]["template"]["spec"].pop("serviceAccountName", None)
-        live["spec"]["template"]["spec"].pop("serviceAccount", None)
-        return bool(live["spec"] == before["spec"])
-
-    wait_for("the Deployment to be mended", is_mended, seconds=15)
+    mended(ready, "deployment", "m", namespace, before)
     ready.wait_condition("m", "Ready", "True", namespace=namespace)
 
 
 def test_a_service_edited_by_hand_is_mended(ready: Installation, namespace: str) -> None:
     before = ready.existing("service", "m", namespace)["spec"]
     ready.patch("service", "m", {"spec": {"selector": {"app": "mine"}}}, namespace)
-    wait_for(
-        "our own selector in the Service",
-        lambda: (
-            before["selector"].items() <= ready.existing("service", "m", namespace)["spec"]["selector"].items()
-            and "app" not in ready.existing("service", "m", namespace)["spec"]["selector"]
-        ),
-        seconds=15,
-    )
+    mended(ready, "service", "m", namespace, before)
     ports = [{**before["ports"][0], "port": 80, "targetPort": 9999}]
     ready.patch("service", "m", {"spec": {"ports": ports}}, namespace)
     mended(ready, "service", "m", namespace, before)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.localcluster import AuditKey, Cluster, ClusterError, Failure, FailureState
-from tests.localcluster.cluster import cluster_directory
+from tests.localcluster.record import cluster_directory
 
 pytestmark = pytest.mark.cluster
 _REPOSITORY = Path(__file__).resolve().parents[2]

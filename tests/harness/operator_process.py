@@ -27,6 +27,7 @@ class OperatorProcess:
         self._folder = folder or Path(tempfile.mkdtemp(prefix="kubequant-operator-"))
         self._configuration = {"httpPort": 0, "httpHost": "127.0.0.1", **configuration}
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_before = 0  # bytes of the log that earlier runs wrote
         self.log_file = self._folder / "operator.log"
 
     def __enter__(self) -> OperatorProcess:
@@ -42,6 +43,7 @@ class OperatorProcess:
         configuration = self._folder / "operator.yaml"
         configuration.write_text(yaml.safe_dump(self._configuration))
         command = [sys.executable, "-m", "kubequant", "operator"]
+        self._log_before = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--config", str(configuration), "--kubeconfig", str(self._kubeconfig)],
@@ -81,12 +83,16 @@ class OperatorProcess:
         return self._process.returncode
 
     def log(self) -> str:
+        """Of all its runs."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def log_of_this_run(self) -> str:
+        return self.log_file.read_bytes()[self._log_before :].decode(errors="replace")
 
     def url(self, path: str) -> str:
         """Of the probes and metrics, once the log names their port."""
         marker = "probes and metrics on port "
-        line = wait_for("the operator's HTTP port", lambda: _last_with(self.log(), marker))
+        line = wait_for("the operator's HTTP port", lambda: _last_with(self.log_of_this_run(), marker))
         return f"http://127.0.0.1:{line.split(marker)[1].split()[0]}{path}"
 
     def get(self, path: str) -> tuple[int, str]:
@@ -99,14 +105,13 @@ class OperatorProcess:
 
     def wait_until_working(self, seconds: float = 60) -> OperatorProcess:
         """Until it leads and its store is full."""
-        before = self.log().count("works on ")
-        wait_for(f"the operator to work (log: {self.log_file})", lambda: self._working(before), seconds=seconds)
+        wait_for(f"the operator to work (log: {self.log_file})", self._is_working, seconds=seconds)
         return self
 
-    def _working(self, before: int) -> bool:
+    def _is_working(self) -> bool:
         if self.exit_code is not None:
             raise RuntimeError(f"the operator ended with {self.exit_code}:\n{self.log()[-4000:]}")
-        return self.log().count("works on ") > before or "works on " in self.log().rsplit("probes and metrics", 1)[-1]
+        return "works on " in self.log_of_this_run()
 
 
 def _last_with(text: str, marker: str) -> str:

@@ -27,6 +27,7 @@ class AuditEntry:
     namespace: str
     name: str
     code: int
+    message: str  # the server's words where it refused
     received: datetime
 
     @property
@@ -86,6 +87,7 @@ def _entry(event: dict[str, object]) -> AuditEntry:
         namespace=str(reference.get("namespace", "")),
         name=str(reference.get("name", "")),
         code=int(str(status.get("code", 0))),
+        message=str(status.get("message", "")),
         received=datetime.fromisoformat(str(event["requestReceivedTimestamp"])),
     )
 

@@ -1,15 +1,12 @@
 """One local cluster: its folder, its life, and what tests ask of it."""
 
 import contextlib
-import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -19,15 +16,15 @@ from .api import ApiClient
 from .audit import AuditEntry, AuditKey
 from .build import ensure_programs
 from .containerd import Containerd
-from .controlplane import Layout, Ports
+from .controlplane import Layout
 from .errors import ClusterError
 from .fleet import FleetSource, load_fleet
 from .guardian import Guardian
-from .network import free_ports, host_address
 from .paths import clusters_root, file_lock
 from .processes import Processes
 from .progress import say
 from .realnode import COMPONENTS, RealNode
+from .record import ClusterRecord, cluster_directory, cluster_names, lock_path
 from .waiting import wait_until
 
 _START_TIMEOUT_SECONDS = 60
@@ -36,25 +33,6 @@ _CONTROL_PLANE_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-sc
 # Clients of the API server first: without it they would only retry. etcd last: an API server that has lost its etcd
 # hangs in its graceful stop and keeps its port.
 _STOP_ORDER = ("kwok", "scheduler", "controller-manager", "api-server", "etcd")
-
-
-@dataclass(frozen=True)
-class ClusterRecord:
-    """What `cluster.json` remembers of a cluster."""
-
-    name: str
-    ports: Ports
-    address: str
-    real_node: bool
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        document = json.loads(path.read_text())
-        return cls(**{**document, "ports": Ports(**document["ports"])})
-
-    def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2))
 
 
 class Cluster:
@@ -93,7 +71,7 @@ class Cluster:
         cannot run pods (`real_node_blockers` says so beforehand).
         """
         ensure_programs(_CONTROL_PLANE_PROGRAMS, report)
-        with file_lock(_lock_path(name), f"the cluster {name}", _LOCK_TIMEOUT_SECONDS):
+        with file_lock(lock_path(name), f"the cluster {name}", _LOCK_TIMEOUT_SECONDS):
             running = None if fresh else cls.find(name, report)
             if running is not None and running.is_running():
                 if real_node and not running._record.real_node:
@@ -124,14 +102,14 @@ class Cluster:
                 yield cls.up(name, fleets, real_node, real_node_file, report=report)
             finally:
                 cls._clear(name, report)
-                _lock_path(name).unlink()  # nobody else knows this name
+                lock_path(name).unlink()  # nobody else knows this name
 
     @classmethod
     def find(cls, name: str, report: Callable[[str], None] = say) -> Self | None:
         """The cluster called `name`, running or not; None when there is none."""
         directory = cluster_directory(name)
         try:
-            return cls(directory, ClusterRecord.read(directory / "cluster.json"), report)
+            return cls(directory, ClusterRecord.read(directory), report)
         except FileNotFoundError:
             return None
 
@@ -139,7 +117,7 @@ class Cluster:
     def _start(cls, name: str, real_node: bool, real_node_file: Path | None, report: Callable[[str], None]) -> Self:
         directory = cluster_directory(name)
         with Guardian(directory):
-            cluster = cls(directory, _reserve(name, real_node), report)
+            cluster = cls(directory, ClusterRecord.reserve(name, real_node), report)
             try:
                 if cluster._node is not None:
                     cluster._node.prepare(report)  # first: it may be impossible, which takes no time to find out
@@ -328,27 +306,6 @@ class Cluster:
         )  # fmt: skip
 
 
-def cluster_directory(name: str) -> Path:
-    """The folder of a cluster. Raises ClusterError for a name that is no file name."""
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", name):
-        raise ClusterError(f"cluster name {name!r}: lower-case letters, digits and dashes, 40 at most")
-    return clusters_root() / name
-
-
-def _lock_path(name: str) -> Path:
-    return clusters_root() / f"{name}.lock"
-
-
 def all_clusters() -> list[Cluster]:
     """Every cluster that has a folder, running or not."""
-    found = (Cluster.find(path.parent.name) for path in sorted(clusters_root().glob("*/cluster.json")))
-    return [cluster for cluster in found if cluster is not None]
-
-
-def _reserve(name: str, real_node: bool) -> ClusterRecord:
-    """Write down a new cluster with ports that no other cluster has, running or just starting."""
-    with file_lock(clusters_root() / "ports.lock", "the choice of ports", timeout=30):
-        taken = {number for cluster in all_clusters() for number in cluster._record.ports.numbers()}
-        record = ClusterRecord(name, Ports(*free_ports(6, taken)), host_address(), real_node)
-        record.write(cluster_directory(name) / "cluster.json")
-    return record
+    return [cluster for name in cluster_names() if (cluster := Cluster.find(name)) is not None]

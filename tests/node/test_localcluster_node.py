@@ -1,6 +1,12 @@
-"""The real node itself: a pod that runs, under the restrictions that the operator's pods will have."""
+"""The real node itself: a pod that runs, under the restrictions that the operator's pods will have.
+
+Has a cluster of its own, to see that nothing is left of it; the lane's shared one starts after this file, because a
+machine has one real node at a time.
+"""
 
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +30,19 @@ _NAMESPACE = {
 def cluster() -> Iterator[Cluster]:
     if blockers := Cluster.real_node_blockers():
         pytest.skip("; ".join(blockers))
+    chains_before = _kubernetes_chains()
     with Cluster.temporary(fleets=["l4"], real_node=True) as running:
         running.kubectl("apply", "-f", "-", stdin=json.dumps(_NAMESPACE))
         yield running
     assert not Path("/sys/class/net", BRIDGE).exists(), "the bridge outlived its cluster"
+    assert _kubernetes_chains() == chains_before, "iptables chains outlived their cluster"
+
+
+def _kubernetes_chains() -> set[str]:
+    if shutil.which("iptables-save") is None:  # the first real node installs it
+        return set()
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, timeout=30, check=True).stdout
+    return {line.split()[0] for line in rules.splitlines() if line.startswith(":KUBE-")}
 
 
 def _pod(name: str, image: str, *command: str, gpus: int = 1) -> str:

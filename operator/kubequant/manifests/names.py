@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 FIELD_MANAGER = "kubequant"
@@ -81,4 +82,10 @@ def revision_name(owner: Owner, data: dict[str, Any]) -> str:
 
 
 def files_name(owner: Owner, files: dict[str, str]) -> str:
-    return f"{owner.name}-{digest(files, 10)}"
+    return f"{owner.name}-{_files_digest(tuple(files.items()))}"
+
+
+@lru_cache(maxsize=8)
+def _files_digest(files: tuple[tuple[str, str], ...]) -> str:
+    """Kept: 45 kB that are the same for every model, asked for at every reconcile."""
+    return digest(dict(files), 10)

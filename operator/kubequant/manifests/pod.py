@@ -122,7 +122,7 @@ def _engine_container(recipe: Recipe, pod: Pod) -> Manifest:
         "volumeMounts": [
             {"name": "model", "mountPath": "/models", "readOnly": True},
             *_common_mounts(),
-            *([{"name": "shm", "mountPath": "/dev/shm"}] if recipe.gpus > 1 else []),  # noqa: S108
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
         ],
     }
 
@@ -172,16 +172,15 @@ def _common_mounts() -> list[Manifest]:
 def _volumes(recipe: Recipe, files_name: str) -> list[Manifest]:
     # A tenth and 1 GiB above what the Hub says: partial files of an interrupted download lie beside the whole ones.
     model_mib = -(-(recipe.download_bytes + recipe.download_bytes // 10 + GIB) // MIB)
-    volumes: list[Manifest] = [
+    # Also for one GPU: executors other than the in-process one take it there too, and the default 64 MiB fail them all.
+    shm_mib = (SHM_BASE_BYTES + recipe.gpus * SHM_WORKER_BYTES) // MIB
+    return [
         {"name": "model", "emptyDir": {"sizeLimit": f"{model_mib}Mi"}},
         {"name": "files", "configMap": {"name": files_name, "defaultMode": 0o444}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "home", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_mib}Mi"}},
     ]
-    if recipe.gpus > 1:
-        shm_mib = (SHM_BASE_BYTES + recipe.gpus * SHM_WORKER_BYTES) // MIB
-        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_mib}Mi"}})
-    return volumes
 
 
 def _resources(pod: Pod, gpus: int) -> Manifest:

@@ -42,7 +42,7 @@ class Children:
     async def ensure(self, kind: Kind, owner: Owner, wanted: Body) -> bool:
         """Brings one child about. True when something was written. Raises Conflict, ApiError."""
         name = (owner.namespace, wanted["metadata"]["name"])
-        content, seen = digest(wanted, 24), self._store.version(kind, name)
+        content, seen = _content(wanted), self._store.version(kind, name)
         last = self._written.get((kind, name))
         # Until the watch brings the version just written, the one before (or none at all) still stands in the store.
         if last and last.wanted == content and seen in (last.version, last.before):
@@ -82,14 +82,19 @@ class Children:
         self._written[(kind, name)] = _Written(content, version_of(live), seen)
 
 
+# Maps that the API server itself takes or leaves as a whole: one more key in a Service's selector, and it selects nothing.
+_ATOMIC_MAPS = frozenset({"selector", "matchLabels", "nodeSelector"})
+
+
 def contains(live: Any, wanted: Any) -> bool:
     """Whether every field of `wanted` stands in `live` with the same value.
 
-    Lists of named objects are compared by name, since the server and others may add to them; other lists as they stand.
+    Others may add to maps, and to lists of named objects; atomic maps and other lists are compared as they stand.
     """
     if isinstance(wanted, Mapping):
         return isinstance(live, Mapping) and all(
-            key in live and contains(live[key], value) for key, value in wanted.items()
+            key in live and (live[key] == value if key in _ATOMIC_MAPS else contains(live[key], value))
+            for key, value in wanted.items()
         )
     if isinstance(wanted, list):
         return isinstance(live, list) and _contains_list(live, wanted)
@@ -111,6 +116,11 @@ def _contains_list(live: list[Any], wanted: list[Any]) -> bool:
         by_name = {item.get("name"): item for item in live if isinstance(item, Mapping)}
         return all(item["name"] in by_name and contains(by_name[item["name"]], item) for item in wanted)
     return len(live) == len(wanted) and all(contains(a, b) for a, b in zip(live, wanted, strict=True))
+
+
+def _content(wanted: Body) -> str:
+    """Tells whether what is wanted has changed. What is immutable is named by its content: large files are not digested."""
+    return str(wanted["metadata"]["name"]) if wanted.get("immutable") else digest(wanted, 24)
 
 
 def _check_control(kind: Kind, live: Body, owner: Owner) -> None:

@@ -24,6 +24,7 @@ from kubequant.reconcile.store import Snapshot, Store
 
 REFUSED_RETRY_SECONDS = 600.0  # a repository may change; changes of the fleet enqueue by themselves
 WAITING_RETRY_SECONDS = 15.0
+CONFLICT_RETRY_SECONDS = 15.0  # objects that are not ours are not watched: their deletion brings no event
 MAX_DIGITS = 18  # of a count of tokens
 
 
@@ -159,6 +160,8 @@ def _serving(snapshot: Snapshot, rolled: RolledOut | None) -> str:
 def _result(problem: KubeQuantError | None, rolled: RolledOut | None) -> Result:
     if isinstance(problem, Waiting):
         return Result(problem.retry_after_seconds or WAITING_RETRY_SECONDS, planned=False)
-    if isinstance(problem, Refused | Conflict):
+    if isinstance(problem, Conflict):
+        return Result(CONFLICT_RETRY_SECONDS, planned=False)
+    if isinstance(problem, Refused):
         return Result(REFUSED_RETRY_SECONDS, planned=False)
     return Result(rolled.look_again_seconds if rolled else None)

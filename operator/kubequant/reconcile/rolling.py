@@ -156,7 +156,9 @@ class Rolling:
     ) -> Replacement:
         product, gpus = decision.recipe.gpu_product, decision.recipe.gpus
         existing = sum(gpu.per_node * gpu.nodes for gpu in snapshot.fleet.classes if gpu.product == product)
-        free = existing - self._store.gpus_in_use(product)
+        # Pods of a revision that is given up before it was ready make room for this rollout themselves.
+        own = sum(pod.gpus for pod in snapshot.pods if not pod.ready and pod.revision != target.name)
+        free = existing - self._store.gpus_in_use(product) + own
         strategy = spec.rollout.strategy if spec.rollout else RolloutStrategy.AUTO
         return replacement(strategy, snapshot.deployment, target.name, snapshot.pods, free, gpus, self._clock())
 

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -97,6 +98,8 @@ class _LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="core", daemon=True)
+        self._calls: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._woken = False
 
     def __enter__(self) -> _LoopThread:
         self._thread.start()
@@ -118,6 +121,15 @@ class _LoopThread:
 
         self.call(coroutine).add_done_callback(report)
 
-    def soon(self, function: Any, *arguments: Any) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, *arguments)
+    def soon(self, function: Callable[..., object], *arguments: object) -> None:
+        """Calls in order, without waiting. A burst of them wakes the loop once: each waking is a system call."""
+        self._calls.append((function, arguments))
+        if not self._woken and not self._loop.is_closed():
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._woken = False  # first: a call that comes from now on wakes the loop anew
+        while self._calls:
+            function, arguments = self._calls.popleft()
+            self._loop.call_soon(function, *arguments)

@@ -96,8 +96,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(path: Path | None) -> Settings:
-    """Reads the file. Raises pydantic.ValidationError, yaml.YAMLError or OSError."""
+    """Reads the file. Raises pydantic.ValidationError, yaml.YAMLError, TypeError or OSError."""
     document = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    if not isinstance(document, dict | None):
+        raise TypeError(f"{path} must hold fields and their values, not a {type(document).__name__}")
     return Settings(**_by_field_name(Settings, document or {}))
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kubequant.cluster import lease as lease_module
 from kubequant.cluster.api import ApiError
 from kubequant.cluster.kinds import LEASE
 from kubequant.cluster.lease import LeaseElection, LeaseTimes
-
 from tests.unit.fakes import FakeClock, FakeKubeApi
 
 TIMES = LeaseTimes()
@@ -212,7 +212,7 @@ def test_a_candidate_survives_an_outage_while_it_waits() -> None:
     in_virtual_time(main)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_two_candidates_never_lead_at_once(seed: int) -> None:
     """Random outages and delays of each candidate's own requests, 20 simulated minutes."""

@@ -1,0 +1,79 @@
+"""The rights of the chart's ClusterRole: enough for all that the lane did before this file, and no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness import Installation, OperatorProcess, make_model
+from tests.harness.installation import NAMESPACE, OPERATOR_USER
+
+FORBIDDEN = [
+    ("get", "", "secrets", ""),
+    ("list", "", "secrets", ""),
+    ("get", "", "pods", "log"),
+    ("create", "", "pods", "exec"),
+    ("create", "", "pods", "attach"),
+    ("create", "", "pods", "portforward"),
+    ("get", "", "pods", "proxy"),
+    ("get", "", "services", "proxy"),
+    ("create", "", "pods", ""),
+    ("delete", "", "pods", ""),
+    ("patch", "", "nodes", ""),
+    ("get", "", "persistentvolumeclaims", ""),
+    ("delete", "apps", "deployments", ""),
+    ("patch", "kubequant.dev", "quantizedmodels", ""),
+    ("delete", "kubequant.dev", "quantizedmodels", ""),
+    ("patch", "rbac.authorization.k8s.io", "clusterroles", ""),
+    ("create", "", "serviceaccounts", "token"),
+    ("impersonate", "", "users", ""),
+    ("*", "*", "*", ""),
+]
+NEEDED = [
+    ("watch", "kubequant.dev", "quantizedmodels", ""),
+    ("patch", "kubequant.dev", "quantizedmodels", "status"),
+    ("patch", "apps", "deployments", ""),
+]
+
+
+def may(installation: Installation, verb: str, group: str, resource: str, subresource: str, namespace: str) -> bool:
+    attributes = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": OPERATOR_USER,
+            "groups": ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}"],
+            "resourceAttributes": {**attributes, "namespace": namespace},
+        },
+    }
+    answer = installation.api.send("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+    return bool(answer["status"]["allowed"])
+
+
+@pytest.mark.parametrize(("verb", "group", "resource", "subresource"), FORBIDDEN)
+def test_the_operator_may_not(
+    installation: Installation, verb: str, group: str, resource: str, subresource: str
+) -> None:
+    for namespace in ("default", NAMESPACE):
+        assert not may(installation, verb, group, resource, subresource, namespace)
+
+
+@pytest.mark.parametrize(("verb", "group", "resource", "subresource"), NEEDED)
+def test_the_operator_may(installation: Installation, verb: str, group: str, resource: str, subresource: str) -> None:
+    assert may(installation, verb, group, resource, subresource, "default")
+
+
+def test_nothing_that_the_operator_asked_was_forbidden(
+    installation: Installation, operator: OperatorProcess, namespace: str
+) -> None:
+    """Quotas and terminating namespaces answer 403 too, in other words."""
+    installation.apply(make_model("m", namespace))
+    installation.wait_condition("m", "Ready", "True", namespace=namespace)
+    entries = list(installation.cluster.audit_entries(OPERATOR_USER))
+    assert entries
+    forbidden = {
+        (entry.key, entry.message)
+        for entry in entries
+        if entry.code == 403 and "because it is being terminated" not in entry.message
+    }
+    assert not forbidden
