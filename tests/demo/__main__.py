@@ -100,7 +100,7 @@ def _next_steps(environment: Environment, command: str) -> None:
 The cluster, the Hub and the operator go on running. Try next:
 
   export KUBECONFIG={cluster.kubeconfig}
-  export PATH={cluster.kubectl_path.parent}:$PATH{apply}
+  export PATH={cluster.programs}:$PATH{apply}
   kubectl describe qm                              # conditions, the budget in bytes, events
   kubectl apply -f examples/llama-3.1-70b-plan.yaml && kubectl describe qm llama-3-1-70b   # a refusal, with its number
   kubectl scale qm tiny-llama --replicas=2         # no new revision, the first pod stays

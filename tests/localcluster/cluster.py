@@ -222,6 +222,11 @@ class Cluster:
     # --- access -------------------------------------------------------------------------------------------------
 
     @property
+    def programs(self) -> Path:
+        """The folder of kubectl and the control plane's own programs, for a person's PATH."""
+        return self._binaries()["kubectl"].parent
+
+    @property
     def kubeconfig(self) -> Path:
         """Of the user `admin`, who may do everything."""
         return self._layout.kubeconfig("admin")

@@ -67,6 +67,7 @@ class _Shelf:
     versions: dict[Key, str] = field(default_factory=dict)  # of owned objects: tells whether they changed
     gone: dict[Key, set[Key]] = field(default_factory=lambda: defaultdict(set))  # by model, while it lives
     touched: set[Key] | None = None  # names that changed since the full list under way was begun
+    listed: set[Key] = field(default_factory=set)  # names that this list has brought so far
 
 
 class Store:
@@ -77,23 +78,10 @@ class Store:
         self._fleet: Fleet | None = None
 
     def put(self, kind: Kind, body: Body) -> Key | None:
-        name, owner = _name(body), _owner(kind, body)
-        shelf, record = self._shelves[kind], _READERS[kind](body)
-        if kind == kinds.NODE and shelf.by_name.get(name) != record:
-            self._fleet = None
-        before = shelf.model_of.get(name)
-        if before and before != owner:  # relabelled by hand, as one does to look at a pod that misbehaves
-            _discard(shelf.by_model, before, name)
-            del shelf.model_of[name]
-        shelf.by_name[name] = record
-        shelf.versions[name] = records.version_of(body)
-        if owner:
-            shelf.by_model[owner].add(name)
-            shelf.model_of[name] = owner
-            _discard(shelf.gone, owner, name)
-        if shelf.touched is not None:
-            shelf.touched.add(name)
-        return owner or before
+        touched = self._shelves[kind].touched
+        if touched is not None:
+            touched.add(_name(body))
+        return self._shelve(kind, body)
 
     def remove(self, kind: Kind, body: Body) -> Key | None:
         name, owner = _name(body), _owner(kind, body)
@@ -105,23 +93,31 @@ class Store:
 
     def begin_list(self, kind: Kind) -> None:
         """A full list is about to be asked for: from now on the watch knows better than its answer."""
-        self._shelves[kind].touched = set()
+        shelf = self._shelves[kind]
+        shelf.touched, shelf.listed = set(), set()
+
+    def listed(self, kind: Kind, body: Body) -> None:
+        """One object of the list under way. What changed in the meantime stays as the watch told it.
+
+        Objects come one by one because thousands of bodies at once are hundreds of MiB.
+        """
+        shelf, name = self._shelves[kind], _name(body)
+        shelf.listed.add(name)
+        if name not in (shelf.touched or ()):
+            self._shelve(kind, body)
+
+    def end_list(self, kind: Kind) -> None:
+        """The list is complete: what was neither in it nor changed meanwhile is gone."""
+        shelf = self._shelves[kind]
+        for name in shelf.by_name.keys() - shelf.listed - (shelf.touched or set()):
+            self._drop(kind, name)
+        shelf.touched, shelf.listed = None, set()
 
     def replace(self, kind: Kind, bodies: Iterable[Body]) -> None:
-        """All objects of a kind as the list begun last gives them: what is not in it is gone.
-
-        What changed in the meantime stays as the watch told it: the list's answer is older, by seconds where it is long.
-        """
-        shelf = self._shelves[kind]
-        newer, shelf.touched = shelf.touched or set(), None
-        present = set()
+        """All objects of a kind at once, as the answer of the list begun last."""
         for body in bodies:
-            name = _name(body)
-            present.add(name)
-            if name not in newer:
-                self.put(kind, body)
-        for name in shelf.by_name.keys() - present - newer:
-            self._drop(kind, name)
+            self.listed(kind, body)
+        self.end_list(kind)
 
     def model_keys(self) -> list[Key]:
         return list(self._shelves[QUANTIZED_MODEL].by_name)
@@ -174,6 +170,23 @@ class Store:
     def size(self) -> dict[str, int]:
         """Records by kind, for metrics."""
         return {kind.plural: len(shelf.by_name) for kind, shelf in self._shelves.items()}
+
+    def _shelve(self, kind: Kind, body: Body) -> Key | None:
+        name, owner = _name(body), _owner(kind, body)
+        shelf, record = self._shelves[kind], _READERS[kind](body)
+        if kind == kinds.NODE and shelf.by_name.get(name) != record:
+            self._fleet = None
+        before = shelf.model_of.get(name)
+        if before and before != owner:  # relabelled by hand, as one does to look at a pod that misbehaves
+            _discard(shelf.by_model, before, name)
+            del shelf.model_of[name]
+        shelf.by_name[name] = record
+        shelf.versions[name] = records.version_of(body)
+        if owner:
+            shelf.by_model[owner].add(name)
+            shelf.model_of[name] = owner
+            _discard(shelf.gone, owner, name)
+        return owner or before
 
     def _owned(self, kind: Kind, key: Key) -> list[Record]:
         shelf = self._shelves[kind]

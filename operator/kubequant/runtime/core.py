@@ -139,7 +139,9 @@ class Core:
         for kind in WATCHED:
             selector = "" if kind in (QUANTIZED_MODEL, kinds.NODE) else OWNED_SELECTOR
             self.store.begin_list(kind)
-            self.store.replace(kind, [body async for body in self._api.list(kind, label_selector=selector)])
+            async for body in self._api.list(kind, label_selector=selector):
+                self.store.listed(kind, body)
+            self.store.end_list(kind)
         self._fleet_may_have_changed()
         for key in self.store.model_keys():
             self.queue.add(key)
