@@ -96,7 +96,7 @@ class ApiProxy:
         if is_watch and self._refuse_with is not None:
             return web.json_response({"kind": "Status", "code": self._refuse_with}, status=self._refuse_with)
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_FORWARDED}
-        url, body = self._server + request.path_qs, await request.read()
+        url, body = self._server + request.path_qs, await request.read() or None
         try:
             async with self._session.request(request.method, url, headers=headers, data=body) as answer:
                 return await self._pass_on(request, answer, is_watch)

@@ -26,7 +26,6 @@ class Reason(StrEnum):
 
     # Not known yet
     PENDING = "Pending"
-    NOT_APPLICABLE = "NotApplicable"
 
     # ModelResolved
     RESOLVED = "Resolved"

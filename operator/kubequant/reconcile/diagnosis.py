@@ -83,10 +83,11 @@ def _ended_as_a_whole(pod: PodRecord, _budget: int, _now: float) -> Finding | No
 def _image(pod: PodRecord, _budget: int, _now: float) -> Finding | None:
     for container in (pod.download, pod.engine):
         if container.waiting_reason in _PULL_FAILURES:
+            # The kubelet alternates between ErrImagePull and ImagePullBackOff; the cause within is the same.
+            cause = container.waiting_message.rpartition("ErrImagePull: ")[2].rstrip(".") or container.waiting_reason
             return Finding(
                 Reason.IMAGE_PULL_FAILED,
-                f"the engine's image cannot be pulled ({container.waiting_reason}): {container.waiting_message} "
-                "Check the image in the operator's configuration, spec.pod.imagePullSecrets and the registry.",
+                f"the engine's image cannot be pulled: {cause}. Check the image in the operator's configuration, spec.pod.imagePullSecrets and the registry.",
                 permanent=container.waiting_reason == "InvalidImageName",
             )
     return None
@@ -117,10 +118,12 @@ def _engine_ended(pod: PodRecord, budget: int, _now: float) -> Finding | None:
         return None
     told = container.exit_code in TOLD_TO_END and container.exit_reason != "OOMKilled"
     if told and not parse_termination(container.exit_message):
-        if not container.restarts and not container.ended:
-            return None
-        message = f"the engine did not become ready within {budget} s and was ended by its startup probe"
-        return Finding(Reason.START_TIMEOUT, _with_advice(message), permanent=True)
+        if container.ran_seconds >= budget:
+            message = f"the engine did not become ready within {budget} s and was ended by its startup probe"
+            return Finding(Reason.START_TIMEOUT, _with_advice(message), permanent=True)
+        message = f"the engine was told to end (exit code {container.exit_code}) in pod {pod.name} and starts again"
+        permanent = container.restarts >= RESTARTS_TO_GIVE_UP
+        return Finding(Reason.ENGINE_FAILED, f"{message}; its liveness probe may have failed.", permanent=permanent)
     return _ended(container, pod, "the engine", Reason.ENGINE_FAILED)
 
 

@@ -114,6 +114,7 @@ class ContainerState:
     exit_code: int | None = None  # of the present or, while it waits or runs again, of the last end
     exit_reason: str = ""
     exit_message: str = ""
+    ran_seconds: float = 0.0  # until that end
     ended: bool = False  # whether it is in the terminated state now
 
 
@@ -298,6 +299,7 @@ def _container_state(status: Body) -> ContainerState:
         exit_code=end.get("exitCode"),
         exit_reason=end.get("reason", ""),
         exit_message=end.get("message", ""),
+        ran_seconds=(_seconds(end.get("finishedAt")) or 0.0) - (_seconds(end.get("startedAt")) or 0.0),
         ended="terminated" in state,
     )
 

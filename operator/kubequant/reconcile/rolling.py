@@ -66,9 +66,9 @@ class Rolling:
     async def roll_out(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, update: RevisionRecord, decision: Decision
     ) -> RolledOut | None:
-        """Brings the children about for `update`, or for the revision before it. None in mode Plan."""
-        if spec.mode is Mode.PLAN and snapshot.deployment is None:
-            return None
+        """Brings the children about for `update`, or for the revision before it. In mode Plan nothing is touched."""
+        if spec.mode is Mode.PLAN:
+            return await self._left_alone(snapshot, spec)
         rollout = self._observe(snapshot, spec, update, decision)
         failure = decisions.failure_of(update) or await self._give_up(snapshot, update, rollout)
         fallback = decisions.last_ready(snapshot.revisions, besides=update.name) if failure else None
@@ -86,6 +86,22 @@ class Rolling:
             failure=failure if fallback else None,
             look_again_seconds=self._look_again(snapshot, target, decision),
             problem=problem,
+        )
+
+    async def _left_alone(self, snapshot: Snapshot, spec: QuantizedModelSpec) -> RolledOut | None:
+        """What was rolled out before the mode became Plan, as it stands. None where nothing was."""
+        applied = snapshot.deployment.revision if snapshot.deployment else ""
+        revision = next((revision for revision in snapshot.revisions if revision.name == applied), None)
+        if revision is None:
+            return None
+        decision = await self._deciding.read(revision)
+        return RolledOut(
+            target=revision,
+            rollout=self._observe(snapshot, spec, revision, decision),
+            promised_tokens=decision.plan.get("kvCacheTokens"),
+            failure=None,
+            look_again_seconds=None,
+            problem=None,
         )
 
     async def record_measured(self, revision: RevisionRecord, tokens: int) -> None:

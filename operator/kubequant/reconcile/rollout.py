@@ -48,7 +48,9 @@ def observe(
     now: float,
 ) -> Rollout:
     """Looks at all pods of a model."""
-    living = [pod for pod in pods if not pod.deleting and pod.phase not in ("Succeeded",)]
+    present = [pod for pod in pods if not pod.deleting and pod.phase != "Succeeded"]
+    # A pod that was evicted stays as a record; what counts is its replacement, where there is one.
+    living = [pod for pod in present if pod.phase != "Failed"] or present
     update = [pod for pod in living if pod.revision == revision]
     others = [pod for pod in living if pod.revision != revision]
     return Rollout(

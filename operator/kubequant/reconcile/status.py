@@ -76,8 +76,9 @@ def build_status(known: Known) -> dict[str, Any]:
         "selector": selector_text(known.owner),
         "replicas": known.total_replicas,
         "readyReplicas": (rollout.ready_update + rollout.ready_other) if rollout else 0,
-        "endpoint": endpoint_of(known.owner),
     }
+    if rollout:
+        status["endpoint"] = endpoint_of(known.owner)
     if known.update_revision:
         status["updateRevision"] = known.update_revision
     if known.current_revision:
@@ -198,7 +199,7 @@ def _ready(known: Known, available: Verdict) -> Verdict:
         return Verdict(FALSE, Reason.ROLLED_BACK, text + "Change the spec, or set the annotation kubequant.dev/replan.")
     if known.plan_mode:
         return Verdict(
-            FALSE, Reason.PLAN_ONLY, "spec.mode is Plan: the plan stands in status.plan, nothing is rolled out"
+            FALSE, Reason.PLAN_ONLY, "spec.mode is Plan: the plan stands in status.plan, nothing new is rolled out"
         )
     rollout = known.rollout
     if rollout is None:

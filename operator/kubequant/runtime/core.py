@@ -65,6 +65,7 @@ class Core:
         self._fleet_check: asyncio.TimerHandle | None = None
         self._resync: asyncio.Task[None] | None = None
         self._http_started = False
+        self._fills = 0
         self._abandoned: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -73,8 +74,10 @@ class Core:
         self._api = HttpKubeApi(await load_configuration(self._kubeconfig), concurrency=CLIENT_CONCURRENCY)
         self._session = aiohttp.ClientSession(trust_env=False)  # pods are never reached through a proxy
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid4().hex[:8]}"
+        # A client of its own: a renewal must not wait behind the workers' requests.
+        self._lease_api = HttpKubeApi(await load_configuration(self._kubeconfig), concurrency=2)
         self.lease = LeaseElection(
-            self._api,
+            self._lease_api,
             settings.leader_election.namespace,
             settings.leader_election.name,
             identity,
@@ -107,6 +110,7 @@ class Core:
         await self._hub.close()
         await self._session.close()
         await self._probes.stop()
+        await self._lease_api.close()
         await self._api.close()
 
     def abandon(self) -> None:
@@ -124,15 +128,28 @@ class Core:
 
     async def filled(self) -> None:
         """The watches run: fill the store with full lists, then let the workers go."""
-        while True:
-            try:
-                await self.relist()
-                break
-            except ApiError as error:
-                log.warning("cannot list yet, again in %d s: %s", RETRY_SECONDS, error)
-                await asyncio.sleep(RETRY_SECONDS)
+        if self._fills:
+            self.metrics.watch_restarts.inc()
+        self._fills += 1
+        this_fill = self._fills
+        while not await self._relisted():
+            await asyncio.sleep(RETRY_SECONDS)
+            if this_fill != self._fills:  # the watches were started once more: that fill goes on
+                return
         self.queue.resume()
         log.info("works on %d models", len(self.store.model_keys()))
+
+    async def _relisted(self) -> bool:
+        """Whatever goes wrong is tried again: workers that stay paused would look healthy from outside."""
+        try:
+            await self.relist()
+        except ApiError as error:
+            log.warning("cannot list yet, again in %d s: %s", RETRY_SECONDS, error)
+            return False
+        except Exception:
+            log.exception("cannot fill the store, again in %d s", RETRY_SECONDS)
+            return False
+        return True
 
     async def relist(self) -> None:
         """Full lists of everything that is watched; every model is looked at again."""
@@ -228,8 +245,15 @@ class Core:
                 self.queue.add(key)
 
     def _hub_token(self) -> str | None:
+        """Read at each use, so that a rotated token counts at once. Without the file the Hub is asked anonymously."""
         file = self._settings.hub.token_file
-        return file.read_text(encoding="utf-8").strip() if file and file.exists() else None
+        if file is None:
+            return None
+        try:
+            return file.read_text(encoding="utf-8").strip() or None
+        except OSError as error:
+            log.warning("the Hub's token file cannot be read, the Hub is asked without a token: %s", error)
+            return None
 
     def _trouble(self) -> str | None:
         longest = self.queue.longest_running_seconds()

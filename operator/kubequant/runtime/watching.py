@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,7 +67,17 @@ async def watch(
             log.warning("the watches failed (%s), started again in %.1f s", error, pause)
         finally:
             ended()
-        await asyncio.sleep(pause)
+        await _pause(stop, pause)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """kopf takes the signals while it runs and leaves nobody to hear them afterwards."""
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
 
 
 async def _run(observe: Observer, kubeconfig: str | None, stop: asyncio.Event, started: Callable[[], None]) -> None:

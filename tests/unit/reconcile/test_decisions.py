@@ -14,7 +14,7 @@ from kubequant.reconcile.diagnosis import PERMANENT, RESTARTS_TO_GIVE_UP, Findin
 from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
 from kubequant.reconcile.records import DeploymentRecord, PodRecord, RevisionRecord, pod_record
 from kubequant.reconcile.rollout import observe, refusal_of, replacement, seconds_to_patience
-from tests.unit.reconcile.making import NOW, pod_body, running
+from tests.unit.reconcile.making import NOW, pod_body, running, stamp
 
 SPEC: dict[str, Any] = {"model": {"repository": "a/b"}, "serving": {"contextTokens": 8192}, "replicas": 1}
 
@@ -105,8 +105,9 @@ def told(reason: str, stage: str = "engine") -> str:
     return f'{{"kubequantTermination": 1, "stage": "{stage}", "reason": "{reason}", "message": "told"}}'
 
 
-def ended(code: int, message: str = "", reason: str = "Error", restarts: int = 1) -> dict[str, Any]:
-    end = {"exitCode": code, "reason": reason, "message": message}
+def ended(code: int, message: str = "", reason: str = "Error", restarts: int = 1, ran: float = 5) -> dict[str, Any]:
+    times = {"startedAt": stamp(NOW - ran), "finishedAt": stamp(NOW)}
+    end = {"exitCode": code, "reason": reason, "message": message, **times}
     return {
         "restartCount": restarts,
         "state": {"waiting": {"reason": "CrashLoopBackOff"}},
@@ -142,7 +143,9 @@ DIAGNOSES: dict[str, tuple[dict[str, Any], Reason, bool, bool]] = {  # pod, reas
     "loading": ({"engine": running(NOW - 50)}, Reason.LOADING, False, False),
     "loading at the very end": ({"engine": running(NOW - BUDGET - 10)}, Reason.LOADING, False, False),
     "too late": ({"engine": running(NOW - BUDGET - 11)}, Reason.START_TIMEOUT, True, True),
-    "ended by its probe": ({"engine": ended(137)}, Reason.START_TIMEOUT, True, True),
+    "ended by its startup probe": ({"engine": ended(137, ran=BUDGET + 60)}, Reason.START_TIMEOUT, True, True),
+    "told to end early on": ({"engine": ended(137)}, Reason.ENGINE_FAILED, True, False),
+    "told to end early on, often": ({"engine": ended(143, restarts=3)}, Reason.ENGINE_FAILED, True, True),
     "ended without a word": ({"engine": ended(1)}, Reason.ENGINE_FAILED, True, False),
     "ended without a word, often": ({"engine": ended(1, restarts=3)}, Reason.ENGINE_FAILED, True, True),
     "killed for memory": ({"engine": ended(137, reason="OOMKilled")}, Reason.CONTAINER_OUT_OF_MEMORY, True, True),

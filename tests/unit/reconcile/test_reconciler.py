@@ -335,3 +335,13 @@ def test_a_model_made_again_takes_its_children_over_when_the_old_ones_are_gone()
     world.settle()
     assert world.conditions()["Ready"][1] != "Conflict"
     assert KEY in world.store.model_keys()
+
+
+def test_mode_plan_leaves_what_serves_alone() -> None:
+    world = ready_world()
+    before = world.body(kinds.DEPLOYMENT)
+    world.model(mode="Plan", serving={"contextTokens": 1024}, replicas=3)
+    world.settle()
+    assert world.body(kinds.DEPLOYMENT) == before
+    assert world.conditions()["Ready"] == ("False", "PlanOnly")
+    assert world.conditions()["Available"][0] == "True"
