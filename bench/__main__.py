@@ -71,7 +71,9 @@ def _save(verdicts: Sequence[Verdict]) -> None:
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
-    table = Table("figure", "of", "measured", "at most", "verdict")
+    table = Table()
+    for heading in ("figure", "of", "measured", "at most", "verdict"):
+        table.add_column(heading, overflow="fold")
     for verdict in verdicts:
         figure, bounded = verdict.figure, verdict.at_most is not None
         words = ("[green]met" if verdict.is_met else "[red]MISSED") if bounded else ""

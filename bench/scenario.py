@@ -1,6 +1,6 @@
 """The order of the measurements. One run needs two control planes, alike but for who works on them: operator or bare script.
 
-bare 200 | one model, 200 models, idle, restart | bare 1,000 | 1,000 models: the two alternate, so that both meet the
+bare 200 | one model, 200 models, idle, restart | bare 1,000 | 1,000 models, restart: the two alternate, so that both meet the
 machine in the same mood, and each works on a cluster with the same history.
 """
 
@@ -59,11 +59,13 @@ class Run:
                 self._one_model(site)
                 self._burst(site, operator, first, baseline)
                 self._idle(site, hub, operator)
-                self._restart(site, hub, operator)
+                self._restart(site, hub, operator, first)
                 for count in others:
                     baseline = self._bare(bare, hub, count)
                     bare_life.close()
                     self._burst(site, operator, count, baseline)
+                if others:
+                    self._restart(site, hub, operator, sum(self.bursts))
         return self.figures
 
     def _bare(self, site: Site, hub: FakeHub, count: int) -> float:
@@ -109,9 +111,12 @@ class Run:
             "ms",
         )
         self._writes("writes-a-model", f"{count} models", site, since, count)
+        self._memory(operator, f"after {count} models more")
+
+    def _memory(self, operator: OperatorProcess, case: str) -> None:
         now, peak = process.memory_mib(operator.pid)
-        self._add("memory", f"after {count} models more", now, "MiB")
-        self._add("memory-peak", f"after {count} models more", peak, "MiB")
+        self._add("memory", case, now, "MiB")
+        self._add("memory-peak", case, peak, "MiB")
 
     def _idle(self, site: Site, hub: FakeHub, operator: OperatorProcess) -> None:
         self.report(f"idle for {IDLE_SECONDS:g} s")
@@ -121,15 +126,16 @@ class Run:
         used = process.cpu_seconds(operator.pid) - before
         self._add("cpu-when-idle", f"{self.bursts[0]} models", 100 * used / IDLE_SECONDS, "% of a core")
 
-    def _restart(self, site: Site, hub: FakeHub, operator: OperatorProcess) -> None:
+    def _restart(self, site: Site, hub: FakeHub, operator: OperatorProcess, models: int) -> None:
         self.report("the operator is started again")
         operator.stop()
         hub.requests.clear()
         since = site.installation.now()
         operator.start().wait_until_working()
         time.sleep(SETTLE_SECONDS)
-        case = f"{self.bursts[0]} Ready models"
+        case = f"{models} Ready models"
         self._writes("writes-of-a-restart", case, site, since, 1)
+        self._memory(operator, f"started with {models} models")
         self._add("hub-requests-of-a-restart", case, len(hub.requests.select()))
 
     def _latencies(self, site: Site, namespace: str, since: datetime, count: int, who: str) -> float:

@@ -293,6 +293,7 @@ def test_without_a_free_gpu_a_rollout_goes_in_place(
         installation.cluster.remove_nodes("localcluster.kubequant.dev/fleet=lonely")
 
 
+@pytest.mark.faults
 def test_a_surge_pod_that_finds_no_room_means_in_place_after_a_minute(
     installation: Installation, operator: OperatorProcess, namespace: str
 ) -> None:

@@ -31,7 +31,7 @@ class ApiProxy:
         self._server: str = cluster["server"]
         self._tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
         self.kubeconfig = folder / "through-the-proxy.kubeconfig"
-        self._watches: set[web.StreamResponse] = set()
+        self._watches: dict[web.StreamResponse, asyncio.Task[Any]] = {}
         self._refuse_with: int | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="api-proxy", daemon=True)
@@ -109,26 +109,27 @@ class ApiProxy:
         headers = {k: v for k, v in answer.headers.items() if k.lower() not in _NOT_FORWARDED - {"content-encoding"}}
         response = web.StreamResponse(status=answer.status, headers=headers)
         await response.prepare(request)
-        if is_watch:
-            self._watches.add(response)
+        task = asyncio.current_task()
+        if is_watch and task:
+            self._watches[response] = task
         try:
             async for chunk in answer.content.iter_any():
                 await response.write(chunk)
         except (ConnectionError, aiohttp.ClientError):
             pass  # cut by one side or the other
         finally:
-            self._watches.discard(response)
+            self._watches.pop(response, None)
         return response
 
     async def _end_watches(self, last_words: bytes) -> int:
-        watches = list(self._watches)
-        for response in watches:
-            with contextlib.suppress(ConnectionError, RuntimeError):
-                if last_words:
+        watches = dict(self._watches)
+        for response, task in watches.items():
+            if last_words:
+                with contextlib.suppress(ConnectionError, RuntimeError):
                     await response.write(last_words)
                     await response.write_eof()
-            if response._req is not None and response._req.transport is not None:
-                response._req.transport.close()
+            task.cancel()  # closes the connection in the middle
+        await asyncio.gather(*watches.values(), return_exceptions=True)
         return len(watches)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

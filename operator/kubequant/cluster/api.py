@@ -26,7 +26,7 @@ Body = dict[str, Any]
 REQUEST_TIMEOUT_SECONDS = 30
 ATTEMPTS = 5
 LONGEST_PAUSE_SECONDS = 10.0
-PAGE_SIZE = 100  # a page is held whole; bodies of 45 kB are a multiple of that once parsed
+PAGE_SIZE = 50  # a page is held whole; bodies of 45 kB are a multiple of that once parsed
 _PASSING = frozenset({429, 500, 502, 503, 504})
 
 

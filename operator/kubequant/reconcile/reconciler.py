@@ -109,7 +109,7 @@ class Reconciler:
             rollout=rolled.rollout if rolled else None,
             failure=rolled.failure if rolled else None,
             measured_tokens=await self._measured(snapshot, rolled),
-            total_replicas=snapshot.deployment.current_replicas if snapshot.deployment else 0,
+            total_replicas=sum(not pod.deleting and pod.phase not in ("Succeeded", "Failed") for pod in snapshot.pods),
         )
 
     async def _measured(self, snapshot: Snapshot, rolled: RolledOut | None) -> int | None:

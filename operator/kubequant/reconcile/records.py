@@ -97,7 +97,6 @@ class DeploymentRecord:
     revision: str
     in_place: bool
     replicas: int  # wanted
-    current_replicas: int  # pods that exist
     ready_replicas: int
     failure: str  # message of the condition ReplicaFailure
 
@@ -235,7 +234,6 @@ def deployment_record(body: Body) -> DeploymentRecord:
         revision=(metadata.get("annotations") or {}).get(REVISION_ANNOTATION, ""),
         in_place=rolling.get("maxSurge") == 0,
         replicas=int(spec.get("replicas") or 0),
-        current_replicas=int(status.get("replicas") or 0),
         ready_replicas=int(status.get("readyReplicas") or 0),
         failure=failures[0] if failures else "",
     )

@@ -7,6 +7,7 @@ pause until a full list has filled the store after each (re)start of the watches
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 CONTROLLER = "kubequant.dev/operator"
 COALESCE_SECONDS = 0.2  # events of children come in bursts: pod, ReplicaSet, Deployment
+LISTED_ANEW_SECONDS = 2.0  # a watch that is listed anew is not the only one: one full list for all
 STUCK_SECONDS = 300.0
 RETRY_SECONDS = 5.0
 CLIENT_CONCURRENCY = 32
@@ -64,6 +66,7 @@ class Core:
         self._fleet_seen = self.store.fleet
         self._fleet_check: asyncio.TimerHandle | None = None
         self._resync: asyncio.Task[None] | None = None
+        self._listed_anew = asyncio.Event()
         self._http_started = False
         self._fills = 0
         self._abandoned: asyncio.Task[None] | None = None
@@ -164,7 +167,9 @@ class Core:
             self.queue.add(key)
 
     def observe(self, kind: Kind, change: str | None, body: Mapping[str, Any]) -> None:
-        """One event of a watch."""
+        """One event of a watch. `change` is None for what a watch lists when it begins (anew)."""
+        if change is None:
+            self._listed_anew.set()  # what went while the watch was broken is not told: only a full list shows it
         key = self.store.remove(kind, body) if change == "DELETED" else self.store.put(kind, body)
         if kind == kinds.NODE:
             self._fleet_may_have_changed()
@@ -225,7 +230,10 @@ class Core:
 
     async def _resync_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.resync_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listed_anew.wait(), self._settings.resync_seconds)
+                await asyncio.sleep(LISTED_ANEW_SECONDS)
+            self._listed_anew.clear()
             try:
                 await self.relist()
             except ApiError as error:

@@ -122,7 +122,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False  # Events are our own (cluster.events)
     settings.scanning.disabled = True  # spares the rights to list namespaces and CustomResourceDefinitions
     settings.queueing.idle_timeout = 0.1  # a task for each object, five seconds long, is memory for nothing
-    settings.watching.chunk_size = 50  # a chunk of each kind is held whole, and all kinds are listed at once
+    settings.watching.chunk_size = 20  # a chunk of each kind is held whole, and all kinds are listed at once
     settings.watching.reconnect_backoff = 0.5
     settings.networking.request_timeout = 30
     for kind in WATCHED:

@@ -208,7 +208,7 @@ def test_lists_are_read_page_by_page() -> None:
     bodies = ask(server, use)
     assert [body["metadata"]["name"] for body in bodies] == ["1", "2", "3"]
     assert all((body["apiVersion"], body["kind"]) == ("v1", "ConfigMap") for body in bodies)
-    assert server.seen[0][1] == "/api/v1/configmaps?limit=100&labelSelector=a%3Db"
+    assert server.seen[0][1] == "/api/v1/configmaps?limit=50&labelSelector=a%3Db"
     assert server.seen[1][1].endswith("&continue=a+b%26c")
 
 
