@@ -253,6 +253,7 @@ def owned(installation: Installation, namespace: str) -> list[dict[str, Any]]:
 
 def test_five_revisions_are_kept_and_the_serving_one_always(ready: Installation, namespace: str) -> None:
     serving = ready.status("m", namespace)["currentRevision"]
+    ready.patch("qm", "m", {"spec": {"rollout": {"strategy": "Surge"}}}, namespace)
     for number in range(7):  # to nodes that are not there: the old pod goes on serving
         ready.patch("qm", "m", {"spec": {"pod": {"nodeSelector": {"nowhere": f"n{number}"}}}}, namespace)
         wait_for(

@@ -48,7 +48,7 @@ TROUBLES = {
     "image missing": Trouble(
         Failure(FailureState.WAITING, "ImagePullBackOff", 'Back-off pulling image "docker.io/vllm/vllm-openai"'),
         "ImagePullFailed",
-        ("ImagePullBackOff", "docker.io/vllm/vllm-openai", "spec.pod.imagePullSecrets"),
+        ("docker.io/vllm/vllm-openai", "spec.pod.imagePullSecrets"),
         stalled=False,
     ),
     "a Secret is missing": Trouble(

@@ -70,7 +70,9 @@ class FakeKubeApi:
         self._note("get", kind, name)
         return copy.deepcopy(self.objects.get((kind.plural, namespace, name)))
 
-    async def list(self, kind: Kind, *, namespace: str | None = None, label_selector: str = "") -> AsyncIterator[Body]:
+    async def list(
+        self, kind: Kind, *, namespace: str | None = None, label_selector: str = "", metadata_only: bool = False
+    ) -> AsyncIterator[Body]:
         self._note("list", kind, label_selector)
         for body in self.all(kind):
             yield body

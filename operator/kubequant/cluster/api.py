@@ -27,6 +27,8 @@ REQUEST_TIMEOUT_SECONDS = 30
 ATTEMPTS = 5
 LONGEST_PAUSE_SECONDS = 10.0
 PAGE_SIZE = 50  # a page is held whole; bodies of 45 kB are a multiple of that once parsed
+_JSON = "application/json"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PASSING = frozenset({429, 500, 502, 503, 504})
 
 
@@ -58,7 +60,9 @@ class KubeApi(Protocol):
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Body | None: ...
 
-    def list(self, kind: Kind, *, namespace: str | None = None, label_selector: str = "") -> AsyncIterator[Body]: ...
+    def list(
+        self, kind: Kind, *, namespace: str | None = None, label_selector: str = "", metadata_only: bool = False
+    ) -> AsyncIterator[Body]: ...
 
     async def apply(
         self, kind: Kind, body: Body, *, field_manager: str, force: bool = True, subresource: str | None = None
@@ -95,15 +99,18 @@ class HttpKubeApi:
                 return None
             raise
 
-    async def list(self, kind: Kind, *, namespace: str | None = None, label_selector: str = "") -> AsyncIterator[Body]:
+    async def list(
+        self, kind: Kind, *, namespace: str | None = None, label_selector: str = "", metadata_only: bool = False
+    ) -> AsyncIterator[Body]:
         """All objects, page by page; each has its kind filled in, which lists leave out."""
+        accept = _METADATA_LIST if metadata_only else _JSON
         query: dict[str, str] = {"limit": str(PAGE_SIZE)}
         if label_selector:
             query["labelSelector"] = label_selector
         while True:
-            page = await self._request("GET", f"{kind.path(namespace)}?{urlencode(query)}")
+            page = await self._request("GET", f"{kind.path(namespace)}?{urlencode(query)}", accept=accept)
             for item in page.get("items") or []:
-                yield {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+                yield {**item, "apiVersion": kind.api_version, "kind": kind.kind}
             token = page.get("metadata", {}).get("continue")
             if not token:
                 return
@@ -140,24 +147,25 @@ class HttpKubeApi:
                 raise
 
     async def _request(
-        self, method: str, path: str, body: Body | None = None, content_type: str = "application/json"
+        self, method: str, path: str, body: Body | None = None, content_type: str = _JSON, accept: str = _JSON
     ) -> Body:
+        headers = {"Accept": accept, "Content-Type": content_type}
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with self._slots:
-                    return await self._once(method, path, body, content_type)
+                    return await self._once(method, path, body, headers)
             except _Again as again:
                 if attempt == ATTEMPTS:
                     raise again.error from again
                 await asyncio.sleep(again.pause_seconds(attempt))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _once(self, method: str, path: str, body: Body | None, content_type: str) -> Body:
+    async def _once(self, method: str, path: str, body: Body | None, headers: dict[str, str]) -> Body:
         try:
             call = await self._client.param_serialize(
                 method,
                 path,
-                header_params={"Accept": "application/json", "Content-Type": content_type},
+                header_params=headers,
                 body=body,
                 auth_settings=["BearerToken"],
             )

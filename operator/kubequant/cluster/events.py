@@ -1,7 +1,12 @@
-"""Kubernetes Events for `kubectl describe`: on transitions only, never twice the same in a row for one object."""
+"""Kubernetes Events for `kubectl describe`: on transitions only, never twice the same in a row for one object.
+
+They are written beside the work, not within it: an Event decides nothing and must not make a model wait.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from datetime import UTC, datetime
@@ -14,6 +19,8 @@ log = logging.getLogger(__name__)
 
 MAX_NOTE = 1024  # the API server's limit
 REMEMBERED = 4096
+STOP_SECONDS = 2.0
+WAITING = 2000  # Events not yet written; what comes beyond that is dropped, and the log says so
 
 
 class EventRecorder:
@@ -24,8 +31,25 @@ class EventRecorder:
         self._controller = controller
         self._instance = instance
         self._last: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._waiting: asyncio.Queue[Body] = asyncio.Queue(maxsize=WAITING)
+        self._writer: asyncio.Task[None] | None = None
 
-    async def emit(self, regarding: Body, kind: str, action: str, reason: str, note: str) -> None:
+    def start(self) -> None:
+        self._writer = asyncio.create_task(self._write_forever())
+
+    async def stop(self) -> None:
+        """What still waits is given a moment."""
+        if self._writer:
+            self._writer.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.flush(), STOP_SECONDS)
+
+    async def flush(self) -> None:
+        """Writes what waits."""
+        while not self._waiting.empty():
+            await self._write(self._waiting.get_nowait())
+
+    def emit(self, regarding: Body, kind: str, action: str, reason: str, note: str) -> None:
         """`kind` is Normal or Warning; `regarding` an object with apiVersion, kind and metadata."""
         metadata = regarding["metadata"]
         topic = (metadata["uid"], reason)
@@ -36,9 +60,19 @@ class EventRecorder:
         while len(self._last) > REMEMBERED:
             self._last.popitem(last=False)
         try:
-            await self._api.create(EVENT, self._body(regarding, kind, action, reason, note))
+            self._waiting.put_nowait(self._body(regarding, kind, action, reason, note))
+        except asyncio.QueueFull:
+            log.warning("event %s of %s dropped: %d are waiting", reason, metadata["name"], WAITING)
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._write(await self._waiting.get())
+
+    async def _write(self, event: Body) -> None:
+        try:
+            await self._api.create(EVENT, event)
         except ApiError as error:
-            log.warning("event %s of %s not written: %s", reason, metadata["name"], error)
+            log.warning("event %s of %s not written: %s", event["reason"], event["regarding"]["name"], error)
 
     def _body(self, regarding: Body, kind: str, action: str, reason: str, note: str) -> Body:
         metadata = regarding["metadata"]

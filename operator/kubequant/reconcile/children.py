@@ -47,6 +47,8 @@ class Children:
         # Until the watch brings the version just written, the one before (or none at all) still stands in the store.
         if last and last.wanted == content and seen in (last.version, last.before):
             return False
+        if wanted.get("immutable") and self._store.controller(kind, name) == owner.uid:
+            return False  # its name tells its content
         live = await self._api.get(kind, *name)
         if live is not None:
             _check_control(kind, live, owner)

@@ -170,13 +170,19 @@ class Rolling:
     def _replacement(
         self, snapshot: Snapshot, spec: QuantizedModelSpec, target: RevisionRecord, decision: Decision
     ) -> Replacement:
-        product, gpus = decision.recipe.gpu_product, decision.recipe.gpus
+        strategy = spec.rollout.strategy if spec.rollout else RolloutStrategy.AUTO
+
+        def has_room() -> bool:
+            return self._free_gpus(snapshot, target, decision.recipe.gpu_product) >= decision.recipe.gpus
+
+        return replacement(strategy, snapshot.deployment, target.name, snapshot.pods, has_room, self._clock())
+
+    def _free_gpus(self, snapshot: Snapshot, target: RevisionRecord, product: str) -> int:
+        """An upper bound: only our own pods are watched."""
         existing = sum(gpu.per_node * gpu.nodes for gpu in snapshot.fleet.classes if gpu.product == product)
         # Pods of a revision that is given up before it was ready make room for this rollout themselves.
         own = sum(pod.gpus for pod in snapshot.pods if not pod.ready and pod.revision != target.name)
-        free = existing - self._store.gpus_in_use(product) + own
-        strategy = spec.rollout.strategy if spec.rollout else RolloutStrategy.AUTO
-        return replacement(strategy, snapshot.deployment, target.name, snapshot.pods, free, gpus, self._clock())
+        return existing - self._store.gpus_in_use(product) + own
 
     def _look_again(self, snapshot: Snapshot, target: RevisionRecord, decision: Decision) -> float | None:
         """Time-outs bring no event: seconds until the nearest one is due."""

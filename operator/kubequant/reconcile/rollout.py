@@ -10,7 +10,7 @@ says in which mode a rollout is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kubequant.api.conditions import Reason
@@ -79,17 +79,16 @@ def replacement(
     deployment: DeploymentRecord | None,
     target: str,
     pods: Sequence[PodRecord],
-    free_gpus: int,
-    gpus_per_replica: int,
+    has_room: Callable[[], bool],
     now: float,
 ) -> Replacement:
-    """Surge or in place, for the rollout to `target`."""
+    """Surge or in place, for the rollout to `target`. `has_room` tells whether the GPUs of one more pod look free."""
     if strategy is not RolloutStrategy.AUTO:
         return Replacement(strategy.value)
     if deployment is None:
         return Replacement.SURGE
     if deployment.revision != target:
-        return Replacement.SURGE if free_gpus >= gpus_per_replica else Replacement.IN_PLACE
+        return Replacement.SURGE if has_room() else Replacement.IN_PLACE
     if deployment.in_place or _surge_is_stuck(deployment, target, pods, now):
         return Replacement.IN_PLACE
     return Replacement.SURGE

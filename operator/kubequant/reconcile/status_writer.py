@@ -61,7 +61,7 @@ class StatusWriter:
         if not await self._apply(model, timed):
             return
         self._writes[model.key] = _Write(model.uid, content, self._clock(), _transitions(timed))
-        await self._tell(model, before, timed)
+        self._tell(model, before, timed)
 
     def forget(self, key: Key) -> None:
         self._writes.pop(key, None)
@@ -82,7 +82,7 @@ class StatusWriter:
             raise
         return True
 
-    async def _tell(self, model: ModelRecord, before: Mapping[str, Transition], status: Mapping[str, Any]) -> None:
+    def _tell(self, model: ModelRecord, before: Mapping[str, Transition], status: Mapping[str, Any]) -> None:
         regarding = {
             "apiVersion": QUANTIZED_MODEL.api_version,
             "kind": QUANTIZED_MODEL.kind,
@@ -95,7 +95,7 @@ class StatusWriter:
             if kind not in _EVENT_CONDITIONS or not changed or condition["status"] == "Unknown":
                 continue
             normal = condition["status"] == TRUE or reason in _NORMAL_REASONS
-            await self._events.emit(regarding, "Normal" if normal else "Warning", kind, reason, condition["message"])
+            self._events.emit(regarding, "Normal" if normal else "Warning", kind, reason, condition["message"])
 
 
 def _transitions(status: Mapping[str, Any]) -> dict[str, Transition]:

@@ -43,7 +43,10 @@ _READERS: Mapping[Kind, Callable[[Body], Record]] = {
     kinds.POD_DISRUPTION_BUDGET: records.child_record,
     kinds.NODE: records.node_facts,
 }
-WATCHED = tuple(_READERS)
+LISTED = tuple(_READERS)
+# ConfigMaps are the largest of all objects here, immutable and named by their content: a full list now and then suffices.
+WATCHED = tuple(kind for kind in LISTED if kind != kinds.CONFIG_MAP)
+METADATA_SUFFICES = frozenset({kinds.SERVICE, kinds.CONFIG_MAP, kinds.POD_DISRUPTION_BUDGET})
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Store:
     """Records by kind. `put` and `remove` return the key of the model that is concerned, None when it is all of them."""
 
     def __init__(self) -> None:
-        self._shelves: dict[Kind, _Shelf] = {kind: _Shelf() for kind in WATCHED}
+        self._shelves: dict[Kind, _Shelf] = {kind: _Shelf() for kind in LISTED}
         self._fleet: Fleet | None = None
 
     def put(self, kind: Kind, body: Body) -> Key | None:
@@ -150,6 +153,11 @@ class Store:
     def version(self, kind: Kind, name: Key) -> str | None:
         """The version of an owned object as last seen, GONE after its deletion, None where none was seen."""
         return self._shelves[kind].versions.get(name)
+
+    def controller(self, kind: Kind, name: Key) -> str:
+        """The uid of the owner of a child, nothing where there is no such child."""
+        record = self._shelves[kind].by_name.get(name)
+        return record.owner_uid if isinstance(record, ChildRecord) else ""
 
     @property
     def fleet(self) -> Fleet:

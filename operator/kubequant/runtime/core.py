@@ -35,7 +35,7 @@ from kubequant.reconcile.reconciler import Reconciler
 from kubequant.reconcile.records import Key
 from kubequant.reconcile.rolling import Rolling
 from kubequant.reconcile.status_writer import StatusWriter
-from kubequant.reconcile.store import WATCHED, Store
+from kubequant.reconcile.store import LISTED, METADATA_SUFFICES, Store
 from kubequant.runtime.engine_metrics import read_kv_cache_tokens
 from kubequant.runtime.http import ProbeServer
 from kubequant.runtime.logs import current_object
@@ -94,7 +94,9 @@ class Core:
         self._hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=self._hub_token)
         self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=settings.workers)
         self._measuring = Measuring(lambda address: read_kv_cache_tokens(self._session, address), self.queue.add)
-        self._reconciler = self._assemble(identity)
+        self._events = EventRecorder(self._api, CONTROLLER, identity[:128])
+        self._events.start()
+        self._reconciler = self._assemble()
         self._probes = ProbeServer(
             self.metrics, trouble=self._trouble, refresh=self._refresh, started=lambda: self._http_started
         )
@@ -108,6 +110,7 @@ class Core:
             self._resync.cancel()
         await self.queue.stop()
         await self._measuring.close()
+        await self._events.stop()
         if self.lease.leads:
             await self.lease.release()
         await self._hub.close()
@@ -156,10 +159,11 @@ class Core:
 
     async def relist(self) -> None:
         """Full lists of everything that is watched; every model is looked at again."""
-        for kind in WATCHED:
+        for kind in LISTED:
             selector = "" if kind in (QUANTIZED_MODEL, kinds.NODE) else OWNED_SELECTOR
             self.store.begin_list(kind)
-            async for body in self._api.list(kind, label_selector=selector):
+            lean = kind in METADATA_SUFFICES
+            async for body in self._api.list(kind, label_selector=selector, metadata_only=lean):
                 self.store.listed(kind, body)
             self.store.end_list(kind)
         self._fleet_may_have_changed()
@@ -180,7 +184,7 @@ class Core:
         else:
             self.queue.add_after(key, COALESCE_SECONDS)
 
-    def _assemble(self, identity: str) -> Reconciler:
+    def _assemble(self) -> Reconciler:
         files, engine = engine_files(), engine_settings(self._settings)
         children = Children(self._api, self.store)
         deciding = Deciding(
@@ -200,7 +204,7 @@ class Core:
             rolling=rolling,
             children=children,
             measuring=self._measuring,
-            status=StatusWriter(self._api, EventRecorder(self._api, CONTROLLER, identity[:128]), time.time),
+            status=StatusWriter(self._api, self._events, time.time),
         )
 
     async def _work(self, key: Key) -> float | None:

@@ -24,7 +24,7 @@ from kubequant.reconcile.measuring import Measuring
 from kubequant.reconcile.reconciler import Reconciler, Result
 from kubequant.reconcile.rolling import Rolling
 from kubequant.reconcile.status_writer import StatusWriter
-from kubequant.reconcile.store import WATCHED, Store
+from kubequant.reconcile.store import LISTED, Store
 from tests.unit.fakes import FakeClock, FakeHub, FakeKubeApi
 from tests.unit.manifests.making import ENGINE
 from tests.unit.planning.models import model
@@ -117,7 +117,8 @@ class World:
             return self.tokens
 
         self._parts = (children, deciding, rolling, read)
-        self._status = StatusWriter(self.api, EventRecorder(self.api, "test", "test"), self.clock)
+        self._events = EventRecorder(self.api, "test", "test")
+        self._status = StatusWriter(self.api, self._events, self.clock)
         self._measuring: Measuring | None = None
 
     def model(self, name: str = "m", **spec: Any) -> World:
@@ -154,7 +155,7 @@ class World:
 
     def sync(self) -> None:
         """What the watches bring."""
-        for kind in WATCHED:
+        for kind in LISTED:
             self.store.begin_list(kind)
             self.store.replace(kind, self.api.all(kind))
 
@@ -171,6 +172,7 @@ class World:
                 measuring=self._measuring, status=self._status,
             )  # fmt: skip
             result = await reconciler.reconcile(key)
+            await self._events.flush()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             return result

@@ -199,7 +199,7 @@ def test_the_worst_is_told() -> None:
 
 
 def deployed(target: str = "r1", *, in_place: bool = False, failure: str = "") -> DeploymentRecord:
-    return DeploymentRecord("ns", "m", "m", "u", 1, 1, target, in_place, 1, 1, 1, failure)
+    return DeploymentRecord("ns", "m", "m", "u", 1, 1, target, in_place, 1, 1, failure)
 
 
 def pod(revision: str = "r2", **more: Any) -> PodRecord:
@@ -233,7 +233,7 @@ REPLACEMENTS: dict[str, tuple[RolloutStrategy, DeploymentRecord | None, list[Pod
 @pytest.mark.parametrize("name", REPLACEMENTS)
 def test_replacement(name: str) -> None:
     strategy, deployment, pods, free, expected = REPLACEMENTS[name]
-    assert replacement(strategy, deployment, "r2", pods, free, 2, NOW) is expected
+    assert replacement(strategy, deployment, "r2", pods, lambda: free >= 2, NOW) is expected
 
 
 def test_patience_has_a_date() -> None:

@@ -141,7 +141,8 @@ class Writing:
     def __init__(self) -> None:
         self.api, self.clock = FakeKubeApi(), FakeClock()
         self.api.put(QUANTIZED_MODEL, {**model_body(OWNER.name)})
-        self.writer = StatusWriter(self.api, EventRecorder(self.api, "c", "i"), self.clock)
+        self.recorder = EventRecorder(self.api, "c", "i")
+        self.writer = StatusWriter(self.api, self.recorder, self.clock)
         self.record = model_record(self.api.all(QUANTIZED_MODEL)[0])
 
     def watch(self) -> None:
@@ -150,8 +151,12 @@ class Writing:
     def write(self, situation: str) -> int:
         """How many statuses were written."""
         before = self.statuses()
-        asyncio.run(self.writer.write(self.record, OWNER, SITUATIONS[situation][0]))
+        asyncio.run(self._write(situation))
         return self.statuses() - before
+
+    async def _write(self, situation: str) -> None:
+        await self.writer.write(self.record, OWNER, SITUATIONS[situation][0])
+        await self.recorder.flush()
 
     def statuses(self) -> int:
         return sum(verb == "apply" for verb, _, _ in self.api.requests)
