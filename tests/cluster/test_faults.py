@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kubequant.reconcile.store import WATCHED
 from tests.fakehub import FakeHub
 from tests.harness import Installation, OperatorProcess, QuantizedModelBuilder, make_model, wait_for
 from tests.harness.api_proxy import ApiProxy
@@ -263,9 +264,9 @@ def test_the_server_ends_watches_with_an_error(
     ready_models(installation, namespace, 2)
     since = installation.now()
     for _ in range(2):
-        wait_for("watches of all kinds", lambda: proxy.open_watches >= 8, seconds=20)
-        assert proxy.say_into_watches(code, reason, "played by a test") >= 8
-        wait_for("the watches to end", lambda: proxy.open_watches < 8, seconds=5, every=0.01)
+        wait_for("watches of all kinds", lambda: proxy.open_watches >= len(WATCHED), seconds=20)
+        assert proxy.say_into_watches(code, reason, "played by a test") >= len(WATCHED)
+        wait_for("the watches to end", lambda: proxy.open_watches < len(WATCHED), seconds=5, every=0.01)
     installation.apply(make_model("after", namespace))
     installation.wait_condition("after", "Ready", "True", namespace=namespace, seconds=CONVERGE_SECONDS)
     installation.delete("service", "m0", namespace)

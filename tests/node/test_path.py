@@ -9,11 +9,13 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.fakehub import FakeHub
 from tests.harness import Installation, OperatorProcess, make_model, wait_for
 from tests.harness.chat import chat, service_url
 from tests.harness.engine import POD_RESOURCES, TINY_AWQ
+from tests.harness.installation import ROOT
 
 NAMESPACE = "story"
 START_SECONDS = 240
@@ -27,18 +29,21 @@ def namespace(installation: Installation) -> str:
 
 
 def test_the_whole_story(installation: Installation, operator: OperatorProcess, hub: FakeHub, namespace: str) -> None:
-    tiny = make_model("tiny", namespace).repository(TINY_AWQ).context(2048).pod(resources=POD_RESOURCES)
+    tiny = make_model("tiny-llama", namespace).repository(TINY_AWQ).context(2048).pod(resources=POD_RESOURCES)
+    assert _example(namespace)["spec"] == tiny.manifest()["spec"]
 
     # A model becomes Ready, and answers.
-    installation.apply(tiny)
-    installation.wait_condition("tiny", "Ready", "True", "Ready", namespace=namespace, seconds=START_SECONDS)
-    url = service_url(installation, "tiny", namespace)
+    installation.apply(_example(namespace))
+    installation.wait_condition("tiny-llama", "Ready", "True", "Ready", namespace=namespace, seconds=START_SECONDS)
+    url = service_url(installation, "tiny-llama", namespace)
     answer = chat(url, TINY_AWQ, "What is a list?")
     assert answer["choices"][0]["message"]["content"].strip()
     assert answer["usage"]["completion_tokens"] > 0
 
     # What was measured is held against what was promised.
-    within = installation.wait_condition("tiny", "WithinPlan", "True", "WithinPlan", namespace=namespace, seconds=60)
+    within = installation.wait_condition(
+        "tiny-llama", "WithinPlan", "True", "WithinPlan", namespace=namespace, seconds=60
+    )
     status = _status(installation, namespace)
     assert status["measured"]["kvCacheTokens"] >= status["plan"]["kvCacheTokens"] > 0
     assert str(status["measured"]["kvCacheTokens"]) in within["message"]
@@ -52,7 +57,7 @@ def test_the_whole_story(installation: Installation, operator: OperatorProcess, 
 
     # A changed field is rolled out, and only pods at the new revision make it Ready.
     installation.apply(tiny.context(1024))
-    installation.wait_condition("tiny", "Ready", "True", "Ready", namespace=namespace, seconds=START_SECONDS)
+    installation.wait_condition("tiny-llama", "Ready", "True", "Ready", namespace=namespace, seconds=START_SECONDS)
     status = _status(installation, namespace)
     assert status["updateRevision"] == status["currentRevision"] != first
     assert status["plan"]["contextTokens"] == 1024
@@ -62,16 +67,16 @@ def test_the_whole_story(installation: Installation, operator: OperatorProcess, 
     second = status["updateRevision"]
     installation.apply(tiny.serving(engineArguments={"reasoning-parser": "no-such-parser"}))
     rolled = installation.wait_condition(
-        "tiny", "Ready", "False", "RolledBack", namespace=namespace, seconds=START_SECONDS
+        "tiny-llama", "Ready", "False", "RolledBack", namespace=namespace, seconds=START_SECONDS
     )
     assert "no-such-parser" in rolled["message"]
-    assert installation.condition("tiny", "Stalled", namespace)["status"] == "True"
-    installation.wait_condition("tiny", "Available", "True", namespace=namespace, seconds=START_SECONDS)
+    assert installation.condition("tiny-llama", "Stalled", namespace)["status"] == "True"
+    installation.wait_condition("tiny-llama", "Available", "True", namespace=namespace, seconds=START_SECONDS)
     assert _status(installation, namespace)["currentRevision"] == second
     assert chat(url, TINY_AWQ, "Still there?")["choices"]
 
     # Deleted, all is gone.
-    installation.delete("qm", "tiny", namespace)
+    installation.delete("qm", "tiny-llama", namespace)
     wait_for("all pods to be gone", lambda: not _pods(installation, namespace), seconds=120)
     owned = "deployments,services,configmaps,controllerrevisions"
     wait_for(
@@ -80,15 +85,22 @@ def test_the_whole_story(installation: Installation, operator: OperatorProcess, 
     )
 
 
+def _example(namespace: str) -> dict[str, Any]:
+    """The manifest that the demo applies."""
+    body: dict[str, Any] = yaml.safe_load((ROOT / "examples/tiny-llama.yaml").read_text())
+    body["metadata"]["namespace"] = namespace
+    return body
+
+
 def _status(installation: Installation, namespace: str) -> dict[str, Any]:
-    model = installation.get("qm", "tiny", namespace)
+    model = installation.get("qm", "tiny-llama", namespace)
     assert model
     status: dict[str, Any] = model["status"]
     return status
 
 
 def _pods(installation: Installation, namespace: str) -> list[dict[str, Any]]:
-    return installation.list("pods", namespace, "kubequant.dev/model=tiny")
+    return installation.list("pods", namespace, "kubequant.dev/model=tiny-llama")
 
 
 def _service_account_volumes(pod: dict[str, Any]) -> list[str]:
