@@ -32,17 +32,17 @@ def main() -> int:
         print("\n".join(f"  - {reason}" for reason in reasons), flush=True)
     try:
         environment = bring_up(real=not reasons)
-        if command == "run":
-            _show(environment)
+        model = _show(environment) if command == "run" else ""
     except (ClusterError, TimeoutError, RuntimeError) as error:
         print(f"the demo failed: {error}\nmake down ends what still runs", file=sys.stderr)
         return 1
-    _next_steps(environment, command)
+    _next_steps(environment, model)
     print(f"\nThis took {time.monotonic() - began:.0f} s.")
     return 0
 
 
-def _show(environment: Environment) -> None:
+def _show(environment: Environment) -> str:
+    """Applies the example and follows it. Returns the name of its model."""
     installation = environment.installation
     example = ROOT / "examples" / ("tiny-llama.yaml" if environment.real else "qwen2.5-7b-awq.yaml")
     body = yaml.safe_load(example.read_text())
@@ -53,6 +53,7 @@ def _show(environment: Environment) -> None:
     if environment.real:
         _ask(environment, name, body["spec"]["model"]["repository"])
     print(f"\n$ kubectl get qm -o wide\n{installation.cluster.kubectl('get', 'qm', '-o', 'wide')}")
+    return str(name)
 
 
 def _follow(environment: Environment, name: str) -> None:
@@ -93,17 +94,19 @@ def _conditions(environment: Environment, name: str) -> dict[str, dict[str, Any]
     return {condition["type"]: condition for condition in (model.get("status") or {}).get("conditions", [])}
 
 
-def _next_steps(environment: Environment, command: str) -> None:
+def _next_steps(environment: Environment, model: str) -> None:
     cluster = environment.installation.cluster
-    apply = "" if command == "run" else "\n  kubectl apply -f examples/tiny-llama.yaml    # what `make demo` does"
+    example = "tiny-llama" if environment.real else "qwen2.5-7b-awq"
+    apply = f"kubectl apply -f examples/{example}.yaml     # what `make demo` does"
+    scale = f"kubectl scale qm {model} --replicas=2         # no new revision, the first pod stays"
     print(f"""
 The cluster, the Hub and the operator go on running. Try next:
 
   export KUBECONFIG={cluster.kubeconfig}
-  export PATH={cluster.programs}:$PATH{apply}
+  export PATH={cluster.programs}:$PATH
+  {scale if model else apply}
   kubectl describe qm                              # conditions, the budget in bytes, events
   kubectl apply -f examples/llama-3.1-70b-plan.yaml && kubectl describe qm llama-3-1-70b   # a refusal, with its number
-  kubectl scale qm tiny-llama --replicas=2         # no new revision, the first pod stays
   make down                                        # ends all of it""")
 
 

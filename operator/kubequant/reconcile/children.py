@@ -19,7 +19,7 @@ from kubequant.cluster.kinds import Kind
 from kubequant.errors import Conflict
 from kubequant.manifests.names import FIELD_MANAGER, Owner, digest
 from kubequant.reconcile.records import Key, controller_uid, version_of
-from kubequant.reconcile.store import GONE, Store
+from kubequant.reconcile.store import GONE, WATCHED, Store
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Children:
                 del self._written[(kind, (child_namespace, child))]
 
     def _remember(self, kind: Kind, name: Key, content: str, live: Body, seen: str | None) -> None:
+        if kind not in WATCHED:
+            self._store.put(kind, live)  # or the next full list could not tell that it is gone
         self._written[(kind, name)] = _Written(content, version_of(live), seen)
 
 
