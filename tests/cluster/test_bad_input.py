@@ -53,7 +53,9 @@ BAD_REPOSITORIES = {
         ("gated", "a model that only that token opens cannot be described in this release"),
     ),
     "header is no JSON": Bad(of("broken/header-is-not-json"), "CorruptCheckpoint", ("model.safetensors",)),
-    "header truncated": Bad(of("broken/header-truncated"), "CorruptCheckpoint", ("model.safetensors", "the whole file has 1,000")),
+    "header truncated": Bad(
+        of("broken/header-truncated"), "CorruptCheckpoint", ("model.safetensors", "the whole file has 1,000")
+    ),
     "header longer than the file": Bad(
         of("broken/header-longer-than-the-file"), "CorruptCheckpoint", ("model.safetensors",)
     ),
@@ -69,7 +71,9 @@ BAD_REPOSITORIES = {
     "act-order GPTQ": Bad(
         of("example/Qwen2.5-7B-Instruct-GPTQ-Int4-act-order"), "UnsupportedQuantization", ("desc_act",)
     ),
-    "pickle only": Bad(of("broken/pickle-only"), "NoSafetensors", ("pickle files (1 of .bin", "Convert them to safetensors")),
+    "pickle only": Bad(
+        of("broken/pickle-only"), "NoSafetensors", ("pickle files (1 of .bin", "Convert them to safetensors")
+    ),
     "no weights": Bad(of("broken/no-weights"), "NoSafetensors", ("safetensors",)),
 }
 

@@ -144,11 +144,8 @@ BAD: Mapping[str, tuple[dict[str, Any], str]] = {
     "memory of the container below zero": (pod(resources={"memory": "-1Gi"}), "must be a positive quantity"),
     "a runtime class in capitals": (pod(runtimeClassName="NVIDIA"), OBJECT_NAME),
     "a priority class with a slash": (pod(priorityClassName="a/b"), OBJECT_NAME),
-    "a pull secret twice": (pod(imagePullSecrets=["a", "a"]), "Duplicate value"),
-    "a pull secret as Kubernetes writes it": (
-        pod(imagePullSecrets=[{"name": "a"}]),
-        'unknown field "spec.pod.imagePullSecrets[0].name"',
-    ),
+    "a pull secret twice": (pod(imagePullSecrets=[{"name": "a"}, {"name": "a"}]), "Duplicate value"),
+    "a pull secret by its name alone": (pod(imagePullSecrets=["a"]), "must be of type object"),
     # fields that do not exist
     "a field that nobody knows": (spec(replica=1), 'unknown field "spec.replica"'),
     "a misspelt field of serving": (serving(contextLength=8192), 'unknown field "spec.serving.contextLength"'),

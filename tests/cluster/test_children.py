@@ -308,7 +308,7 @@ def test_what_the_user_says_of_pods_reaches_them(
             labels={"team": "blue"},
             annotations={"example.com/note": "a note, with: signs"},
             resources={"cpu": "2500m", "memory": "24Gi"},
-            imagePullSecrets=["registry"],
+            imagePullSecrets=[{"name": "registry"}],
         )
     )
     installation.wait_condition("m", "Ready", "True", namespace=namespace)

@@ -135,7 +135,9 @@ class FakeHub:
         self.problem = problem
         self.asked = 0
 
-    async def describe(self, repository: str, revision: str, *, has_user_token: bool = False) -> ModelFacts:
+    async def describe(
+        self, repository: str, revision: str, *, has_user_token: bool = False, fresh: bool = False
+    ) -> ModelFacts:
         self.asked += 1
         if self.problem:
             raise self.problem

@@ -305,6 +305,12 @@ class PodResources(Part):
     memory: IntOrQuantity | None = Field(None, description="Memory request and limit.")
 
 
+class SecretRef(Part):
+    """A Secret of the model's own namespace."""
+
+    name: DnsName = Field(description="Name of the Secret.")
+
+
 class Pod(Part):
     """What is the platform's, not the model's: changing it makes a new revision with the same plan."""
 
@@ -342,8 +348,15 @@ class Pod(Part):
     ) = None
     resources: PodResources | None = None
     image_pull_secrets: (
-        Annotated[list[DnsName], Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"})] | None
-    ) = Field(None, description="Names of Secrets for pulling the engine's image.")
+        Annotated[
+            list[SecretRef],
+            Field(
+                max_length=8,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = Field(None, description="Secrets for pulling the engine's image, as a pod has them.")
 
 
 class RolloutStrategy(StrEnum):

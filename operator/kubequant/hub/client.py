@@ -66,14 +66,18 @@ class Hub:
         )
         self._silent_until = 0.0  # on `clock`: the hub asked for patience until then
 
-    async def describe(self, repository: str, revision: str = "main", *, has_user_token: bool = False) -> ModelFacts:
+    async def describe(
+        self, repository: str, revision: str = "main", *, has_user_token: bool = False, fresh: bool = False
+    ) -> ModelFacts:
         """The facts of a repository at a branch, tag or commit.
 
         `has_user_token` says that the model names a token for its pods: refusals then say why it did not help.
+        `fresh` asks which commit a branch stands for now, whatever was answered within the last minute.
         Raises Refused (remembered for a minute), Throttled and Unavailable.
         """
         try:
-            return self._remembered(repository, revision) or await self._flights.run(
+            remembered = None if fresh else self._remembered(repository, revision)
+            return remembered or await self._flights.run(
                 (repository, revision), lambda: self._describe(repository, revision)
             )
         except Refused as refused:

@@ -63,7 +63,7 @@ def build_pod_template(owner: Owner, recipe: Recipe, pod: Pod, files_name: str) 
                 "tolerations": _tolerations(pod),
                 "runtimeClassName": pod.runtime_class_name,
                 "priorityClassName": pod.priority_class_name,
-                "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets or []] or None,
+                "imagePullSecrets": [{"name": secret.name} for secret in pod.image_pull_secrets or []] or None,
                 "initContainers": [_download_container(recipe, pod)],
                 "containers": [_engine_container(recipe, pod)],
                 "volumes": _volumes(recipe, files_name),

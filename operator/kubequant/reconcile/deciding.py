@@ -36,7 +36,9 @@ DECISIONS_CACHED = 2048
 class Hub(Protocol):
     """Where facts come from. Raises the errors of kubequant.errors."""
 
-    async def describe(self, repository: str, revision: str, *, has_user_token: bool = False) -> ModelFacts: ...
+    async def describe(
+        self, repository: str, revision: str, *, has_user_token: bool = False, fresh: bool = False
+    ) -> ModelFacts: ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ class Deciding:
     ) -> Wanted:
         repository, revision = source_of(spec)
         has_token = spec.model.token_secret_ref is not None
-        facts = await self._hub.describe(repository, revision, has_user_token=has_token)
+        # Who asks for another plan often has just uploaded something: what the Hub said a minute ago will not do.
+        asked_anew = bool(snapshot.model.replan)
+        facts = await self._hub.describe(repository, revision, has_user_token=has_token, fresh=asked_anew)
         outcome = plan(intent_of(spec), facts, snapshot.fleet, self._profile)
         if isinstance(outcome, values.Refused):
             problem = Refused(outcome.reason, outcome.message)

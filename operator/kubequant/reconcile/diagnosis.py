@@ -85,9 +85,10 @@ def _image(pod: PodRecord, _budget: int, _now: float) -> Finding | None:
         if container.waiting_reason in _PULL_FAILURES:
             # The kubelet alternates between ErrImagePull and ImagePullBackOff; the cause within is the same.
             cause = container.waiting_message.rpartition("ErrImagePull: ")[2].rstrip(".") or container.waiting_reason
+            advice = "Check the image in the operator's configuration, spec.pod.imagePullSecrets and the registry."
             return Finding(
                 Reason.IMAGE_PULL_FAILED,
-                f"the engine's image cannot be pulled: {cause}. Check the image in the operator's configuration, spec.pod.imagePullSecrets and the registry.",
+                f"the engine's image cannot be pulled: {cause}. {advice}",
                 permanent=container.waiting_reason == "InvalidImageName",
             )
     return None

@@ -70,27 +70,50 @@ async def watch(
         await _pause(stop, pause)
 
 
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """kopf takes the signals while it runs and leaves nobody to hear them afterwards."""
+def _hear_signals(stop: asyncio.Event) -> None:
+    """kopf takes the signals at its start: its own end takes five seconds, and leaves nobody to hear them afterwards."""
     loop = asyncio.get_running_loop()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    _hear_signals(stop)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
 
 
 async def _run(observe: Observer, kubeconfig: str | None, stop: asyncio.Event, started: Callable[[], None]) -> None:
+    """Returns when told to end; raises what ended the watches otherwise."""
+    loop = asyncio.get_running_loop()
     ready: concurrent.futures.Future[Any] = concurrent.futures.Future()
-    ready.add_done_callback(lambda future: None if future.cancelled() else started())
-    await kopf.operator(
-        registry=_registry(observe, kubeconfig),
-        settings=_settings(),
-        standalone=True,
-        clusterwide=True,
-        stop_flag=stop,
-        ready_flag=ready,
+
+    def on_ready(future: concurrent.futures.Future[Any]) -> None:
+        if not future.cancelled():
+            loop.call_soon_threadsafe(_hear_signals, stop)
+            started()
+
+    ready.add_done_callback(on_ready)
+    watching = asyncio.create_task(
+        kopf.operator(
+            registry=_registry(observe, kubeconfig),
+            settings=_settings(),
+            standalone=True,
+            clusterwide=True,
+            ready_flag=ready,
+        )
     )
+    # Made before kopf looks which tasks are not its own: it cancels all others when it ends.
+    told = asyncio.create_task(stop.wait())
+    await asyncio.wait({watching, told}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not watching.done():
+        # Cancelled, kopf does not wait the seconds that it gives to handlers: ours write nothing.
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        return
+    watching.result()
 
 
 def _registry(observe: Observer, kubeconfig: str | None) -> kopf.OperatorRegistry:

@@ -109,7 +109,7 @@ FULL = {
     "replicas": 3,
     "pod": {
         "nodeSelector": {"pool": "a"}, "tolerations": [{"key": "x", "operator": "Exists", "effect": "NoExecute"}],
-        "resources": {"cpu": 2, "memory": "16Gi"}, "labels": {"team": "a"}, "imagePullSecrets": ["s"],
+        "resources": {"cpu": 2, "memory": "16Gi"}, "labels": {"team": "a"}, "imagePullSecrets": [{"name": "s"}],
     },
     "rollout": {"strategy": "Surge"},
     "mode": "Plan",

@@ -206,7 +206,7 @@ def test_what_the_platform_asks_of_the_pod() -> None:
             "annotations": {"note": "b"},
             "runtimeClassName": "nvidia",
             "priorityClassName": "high",
-            "imagePullSecrets": ["registry"],
+            "imagePullSecrets": [{"name": "registry"}],
         }
     )
     assert made["metadata"]["labels"]["team"] == "a" and made["metadata"]["annotations"]["note"] == "b"
