@@ -20,7 +20,7 @@ from kubequant.hub.client import Hub
 from kubequant.manifests import children, names
 from kubequant.manifests.names import Owner
 from kubequant.planning.plan import plan
-from kubequant.planning.values import Plan
+from kubequant.planning.values import ModelFacts, Plan
 from kubequant.reconcile import decision as decisions
 from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
@@ -97,9 +97,10 @@ async def _worker(api: HttpKubeApi, objects: Objects, created: asyncio.Queue[Own
 class Objects:
     """The objects of one model, made by the operator's own builders from a plan that is known already."""
 
-    def __init__(self, spec: Manifest, outcome: Plan, settings: Settings) -> None:
+    def __init__(self, spec: Manifest, facts: ModelFacts, outcome: Plan, settings: Settings) -> None:
         self._spec = QuantizedModelSpec.model_validate(spec)
         self._hashes = (inputs_hash(spec, ""), pod_hash(spec))
+        self._facts = facts
         self._plan = outcome
         self._engine = engine_settings(settings)
         self._files = children.engine_files()
@@ -120,7 +121,7 @@ class Objects:
         outcome = plan(intent_of(model), facts, store.fleet, engine_profile(engine_settings(settings)))
         if not isinstance(outcome, Plan):
             raise ValueError(f"the benchmark's model was refused: {outcome.message}")
-        return cls(spec, outcome, settings)
+        return cls(spec, facts, outcome, settings)
 
     def children(self, owner: Owner) -> list[tuple[Kind, Manifest]]:
         """In the operator's order."""
@@ -154,4 +155,4 @@ class Objects:
         }
 
     def _decision(self, owner: Owner) -> decisions.Decision:
-        return decisions.decide(owner, self._spec, self._hashes, self._plan, self._engine, self._files)
+        return decisions.decide(owner, self._spec, self._hashes, self._facts, self._plan, self._engine, self._files)

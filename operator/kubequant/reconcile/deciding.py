@@ -137,7 +137,7 @@ class Deciding:
             refused = Wanted(problem=problem, resolved=True, refused_plan=shown, undecided=True)
             return await self._rolled_out(snapshot, refused)
         return await self._keep(
-            snapshot, owner, decisions.decide(owner, spec, hashes, outcome, self._engine, self._files)
+            snapshot, owner, decisions.decide(owner, spec, hashes, facts, outcome, self._engine, self._files)
         )
 
     async def _keep(self, snapshot: Snapshot, owner: Owner, decision: Decision) -> Wanted:

@@ -8,7 +8,7 @@ none of those either, it is planned. Nothing else (a restart, a newer operator, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +16,8 @@ from kubequant.api.spec import Pod, QuantizedModelSpec
 from kubequant.manifests.names import Owner, files_name
 from kubequant.manifests.pod import build_pod_template
 from kubequant.manifests.recipe import EngineSettings, Recipe
-from kubequant.planning.values import Plan
+from kubequant.planning.facts_json import packed_facts
+from kubequant.planning.values import ModelFacts, Plan
 from kubequant.reconcile.plan_status import plan_status
 from kubequant.reconcile.records import RevisionRecord
 
@@ -40,6 +41,7 @@ class Decision:
     pod_hash: str
     repository: str
     commit: str
+    facts: str  # what was planned on (planning.facts_json.packed_facts)
     plan: dict[str, Any]
     recipe: Recipe
     template: dict[str, Any]
@@ -51,6 +53,7 @@ class Decision:
             "podHash": self.pod_hash,
             "repository": self.repository,
             "commit": self.commit,
+            "facts": self.facts,
             "plan": self.plan,
             "recipe": self.recipe.to_json(),
             "template": self.template,
@@ -63,6 +66,7 @@ class Decision:
             pod_hash=data["podHash"],
             repository=data["repository"],
             commit=data["commit"],
+            facts=data["facts"],
             plan=data["plan"],
             recipe=Recipe.from_json(data["recipe"]),
             template=data["template"],
@@ -73,11 +77,12 @@ def decide(
     owner: Owner,
     spec: QuantizedModelSpec,
     hashes: tuple[str, str],
+    facts: ModelFacts,
     plan: Plan,
     engine: EngineSettings,
     files: dict[str, str],
 ) -> Decision:
-    """The decision that follows from a plan."""
+    """The decision that follows from a plan. `hashes` are those of the planning inputs and of `spec.pod`."""
     secret = spec.model.token_secret_ref
     recipe = Recipe(
         repository=plan.repository,
@@ -91,31 +96,28 @@ def decide(
         token_secret=(secret.name, secret.key) if secret else None,
         engine=engine,
     )
-    status = plan_status(plan, engine)
-    return _rendered(owner, spec.pod, hashes, plan.repository, plan.commit, status, recipe, files)
+    return Decision(
+        inputs_hash=hashes[0],
+        pod_hash=hashes[1],
+        repository=plan.repository,
+        commit=plan.commit,
+        facts=packed_facts(facts),
+        plan=plan_status(plan, engine),
+        recipe=recipe,
+        template=_template(owner, spec, recipe, files),
+    )
 
 
 def with_pod(
     owner: Owner, decision: Decision, spec: QuantizedModelSpec, hashes: tuple[str, str], files: dict[str, str]
 ) -> Decision:
     """The same plan with the template of a changed `spec.pod`."""
-    return _rendered(
-        owner, spec.pod, hashes, decision.repository, decision.commit, decision.plan, decision.recipe, files
-    )
+    template = _template(owner, spec, decision.recipe, files)
+    return replace(decision, inputs_hash=hashes[0], pod_hash=hashes[1], template=template)
 
 
-def _rendered(
-    owner: Owner,
-    pod: Pod | None,
-    hashes: tuple[str, str],
-    repository: str,
-    commit: str,
-    plan: dict[str, Any],
-    recipe: Recipe,
-    files: dict[str, str],
-) -> Decision:
-    template = build_pod_template(owner, recipe, pod or Pod(), files_name(owner, files))
-    return Decision(hashes[0], hashes[1], repository, commit, plan, recipe, template)
+def _template(owner: Owner, spec: QuantizedModelSpec, recipe: Recipe, files: dict[str, str]) -> dict[str, Any]:
+    return build_pod_template(owner, recipe, spec.pod or Pod(), files_name(owner, files))
 
 
 def wanted(revisions: Sequence[RevisionRecord], hashes: tuple[str, str]) -> RevisionRecord | None:

@@ -42,7 +42,7 @@ from kubequant.runtime.logs import current_object
 from kubequant.runtime.metrics import Metrics
 from kubequant.runtime.profile import engine_profile
 from kubequant.runtime.queue import WorkQueue
-from kubequant.runtime.settings import Settings, engine_settings
+from kubequant.runtime.settings import Settings, engine_settings, hub_token
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Core:
                 retry_period=settings.leader_election.lease_seconds / 7.5,
             ),
         )
-        self._hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=self._hub_token)
+        self._hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=lambda: hub_token(settings))
         self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=settings.workers)
         self._measuring = Measuring(lambda address: read_kv_cache_tokens(self._session, address), self.queue.add)
         self._events = EventRecorder(self._api, CONTROLLER, identity[:128])
@@ -255,17 +255,6 @@ class Core:
             self._fleet_seen = fleet
             for key in list(self._unplanned):
                 self.queue.add(key)
-
-    def _hub_token(self) -> str | None:
-        """Read at each use, so that a rotated token counts at once. Without the file the Hub is asked anonymously."""
-        file = self._settings.hub.token_file
-        if file is None:
-            return None
-        try:
-            return file.read_text(encoding="utf-8").strip() or None
-        except OSError as error:
-            log.warning("the Hub's token file cannot be read, the Hub is asked without a token: %s", error)
-            return None
 
     def _trouble(self) -> str | None:
         longest = self.queue.longest_running_seconds()

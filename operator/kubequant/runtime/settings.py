@@ -5,6 +5,7 @@ Every field is documented where it stands; docs/configuration.md lists the same 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from kubequant.manifests.recipe import EngineSettings
 from kubequant.planning.engines.vllm import VLLM_0_33
+
+log = logging.getLogger(__name__)
 
 
 class Section(BaseModel):
@@ -127,3 +130,15 @@ def engine_settings(settings: Settings) -> EngineSettings:
         load_floor_bytes_per_second=engine.load_floor_bytes_per_second,
         hub_endpoint=str(settings.hub.endpoint).rstrip("/"),
     )
+
+
+def hub_token(settings: Settings) -> str | None:
+    """Read at each use, so that a rotated token counts at once. Without the file the Hub is asked anonymously."""
+    file = settings.hub.token_file
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip() or None
+    except OSError as error:
+        log.warning("the Hub's token file cannot be read, the Hub is asked without a token: %s", error)
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from kubequant.errors import Refused
 from kubequant.planning import kv_cache
-from kubequant.planning.facts_json import facts_from_json, facts_to_json
+from kubequant.planning.facts_json import facts_from_json, facts_to_json, packed_facts, unpacked_facts
 from kubequant.planning.tensors import classes_of, largest_layer_per_rank, weights_per_rank
 from kubequant.planning.values import ModelFacts, ModelShape, StoredMethod, StoredQuantization, TensorClass
 from tests.unit.planning.models import CONFIGS, GIB, model
@@ -173,13 +172,19 @@ FACTS = st.builds(
 @given(FACTS)
 def test_facts_survive_json(facts: ModelFacts) -> None:
     assert facts_from_json(facts_to_json(facts)) == facts
+    assert unpacked_facts(packed_facts(facts)) == facts
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_facts_of_any_model_are_small(name: str, scheme: str) -> None:
-    text = facts_to_json(model(name).stored_as(scheme).facts())
-    assert len(zlib.compress(text.encode())) < 1024
+    assert len(packed_facts(model(name).stored_as(scheme).facts())) < 2048
+
+
+@pytest.mark.parametrize("text", ["no base64!", "AAAA", "eJwDAAAAAAE="])
+def test_what_was_not_packed_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        unpacked_facts(text)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"version":2}', '{"version":1}', "no json"])

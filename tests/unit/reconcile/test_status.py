@@ -25,7 +25,7 @@ from tests.unit.manifests.making import OWNER, RECIPE
 from tests.unit.reconcile.making import model_body
 
 PLAN = {"scheme": "W4A16", "gpusPerReplica": 1, "gpuProduct": "L4", "contextTokens": 8192, "kvCacheTokens": 100}
-DECISION = Decision("i", "p", "a/b", "c0ffee", PLAN, RECIPE, {})
+DECISION = Decision("i", "p", "a/b", "c0ffee", "", PLAN, RECIPE, {})
 LOADING = Finding(Reason.LOADING, "loading", failed=False)
 BROKEN = Finding(Reason.ENGINE_FAILED, "broken")
 DOOMED = Finding(Reason.KV_CACHE_TOO_SMALL, "doomed", permanent=True)
