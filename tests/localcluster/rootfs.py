@@ -12,7 +12,6 @@ from .paths import cache_root, file_lock
 
 SUITE = "bookworm"  # its Python, 3.11, is the one that the engines' locks were resolved for
 _PACKAGES = ("ca-certificates", "libnuma1", "python3", "python3-venv")  # vLLM's CPU build loads libnuma
-_DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _TIMEOUT_SECONDS = 900
 
 
@@ -34,9 +33,10 @@ def _debootstrap(folder: Path, report: Callable[[str], None]) -> None:
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    mirror = debian_mirror()
-    report(f"debootstrap {SUITE} from {mirror} (about 40 s)")
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", SUITE, str(unfinished), mirror]
+    report(f"debootstrap {SUITE} from the mirror that apt uses (about 40 s)")
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", SUITE, str(unfinished)]
+    if mirror := debian_mirror():
+        command.append(mirror)
     result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
     if result.returncode != 0:
         raise BuildError(f"debootstrap failed:\n{(result.stdout + result.stderr).strip()[-1500:]}")
@@ -45,12 +45,12 @@ def _debootstrap(folder: Path, report: Callable[[str], None]) -> None:
     unfinished.rename(folder)
 
 
-def debian_mirror(apt: Path = Path("/etc/apt")) -> str:
-    """The first Debian mirror among apt's sources, in either of their formats; Debian's own when there is none."""
+def debian_mirror(apt: Path = Path("/etc/apt")) -> str | None:
+    """The first Debian mirror among apt's sources, in either of their formats. None: debootstrap's own choice will do."""
     for path in [apt / "sources.list", *sorted(apt.glob("sources.list.d/*"))]:
         if path.is_file() and (match := _MIRROR_LINE.search(path.read_text(errors="replace"))):
             return match.group("uri").rstrip("/")
-    return _DEFAULT_MIRROR
+    return None
 
 
 # `deb [options] URI suite ...`, or `URIs: URI` of deb822; a mirror of Debian itself ends in /debian.
