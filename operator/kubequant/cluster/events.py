@@ -17,7 +17,7 @@ from kubequant.cluster.kinds import EVENT
 
 log = logging.getLogger(__name__)
 
-MAX_NOTE = 1024  # the API server's limit
+MAX_NOTE = 1024  # bytes, the API server's limit
 REMEMBERED = 4096
 STOP_SECONDS = 2.0
 WAITING = 2000  # Events not yet written; what comes beyond that is dropped, and the log says so
@@ -84,7 +84,7 @@ class EventRecorder:
             "type": kind,
             "action": action,
             "reason": reason,
-            "note": note[:MAX_NOTE],
+            "note": note.encode()[:MAX_NOTE].decode(errors="ignore"),
             "reportingController": self._controller,
             "reportingInstance": self._instance,
             "regarding": {

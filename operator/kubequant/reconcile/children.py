@@ -8,7 +8,7 @@ A child of our name that the model does not control is a Conflict: a forced appl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
@@ -16,10 +16,12 @@ from kubernetes.utils.quantity import parse_quantity
 from kubequant.api.conditions import Reason
 from kubequant.cluster.api import Body, KubeApi
 from kubequant.cluster.kinds import Kind
-from kubequant.errors import Conflict
+from kubequant.errors import Conflict, Waiting
 from kubequant.manifests.names import FIELD_MANAGER, Owner, digest
 from kubequant.reconcile.records import Key, controller_uid, version_of
 from kubequant.reconcile.store import GONE, WATCHED, Store
+
+NAMESAKE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ class Children:
         name = (owner.namespace, wanted["metadata"]["name"])
         content, seen = _content(wanted), self._store.version(kind, name)
         last = self._written.get((kind, name))
-        # Until the watch brings the version just written, the one before (or none at all) still stands in the store.
-        if last and last.wanted == content and seen in (last.version, last.before):
+        if last and last.wanted == content and self._is_as_left(kind, name, last, seen):
             return False
         if wanted.get("immutable") and self._store.controller(kind, name) == owner.uid:
             return False  # its name tells its content
@@ -79,6 +80,14 @@ class Children:
         for kind, (child_namespace, child) in list(self._written):
             if child_namespace == namespace and (child == model or child.startswith(f"{model}-")):
                 del self._written[(kind, (child_namespace, child))]
+
+    def _is_as_left(self, kind: Kind, name: Key, last: _Written, seen: str | None) -> bool:
+        """Until the watch brings the version just written, the one before (or none at all) still stands in the store."""
+        if seen == last.version:
+            # It has been brought: what was before (nothing, say) means from now on that somebody was here.
+            self._written[(kind, name)] = replace(last, before=seen)
+            return True
+        return seen == last.before
 
     def _remember(self, kind: Kind, name: Key, content: str, live: Body, seen: str | None) -> None:
         if kind not in WATCHED:
@@ -127,10 +136,22 @@ def _content(wanted: Body) -> str:
     return str(wanted["metadata"]["name"]) if wanted.get("immutable") else digest(wanted, 24)
 
 
+def _was_of_a_namesake(live: Body, owner: Owner) -> bool:
+    """The model was deleted and made again; the garbage collector has not come round yet."""
+    references = live["metadata"].get("ownerReferences") or []
+    return any(
+        reference.get("controller") and (reference.get("kind"), reference.get("name")) == (owner.kind, owner.name)
+        for reference in references
+    )
+
+
 def _check_control(kind: Kind, live: Body, owner: Owner) -> None:
     if controller_uid(live) == owner.uid:
         return
     name = live["metadata"]["name"]
+    if _was_of_a_namesake(live, owner):
+        message = f"the {kind.kind} {name} of the former model of this name is being removed"
+        raise Waiting(Reason.PENDING, message, NAMESAKE_SECONDS)
     raise Conflict(
         Reason.CONFLICT,
         f"a {kind.kind} named {name} exists already and is not of this model; it is left untouched. "

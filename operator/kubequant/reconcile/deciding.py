@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from kubequant.api.conditions import Reason
 from kubequant.api.spec import QuantizedModelSpec
 from kubequant.cluster import kinds
-from kubequant.cluster.api import KubeApi
+from kubequant.cluster.api import ApiError, KubeApi
 from kubequant.errors import KubeQuantError, Refused, Waiting
 from kubequant.manifests.children import build_revision
 from kubequant.manifests.names import FIELD_MANAGER, Owner, revision_name
@@ -26,6 +26,7 @@ from kubequant.reconcile.decision import Decision
 from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
 from kubequant.reconcile.plan_status import refused_status
 from kubequant.reconcile.records import RevisionRecord, revision_record
+from kubequant.reconcile.server_refusals import as_problem
 from kubequant.reconcile.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -84,14 +85,21 @@ class Deciding:
         existing = decisions.wanted(snapshot.revisions, hashes)
         if existing:
             return await self._reuse(snapshot, existing)
-        planned = decisions.same_plan(snapshot.revisions, hashes[0])
-        if planned:
-            before = await self.read(planned)
-            return await self._keep(snapshot, owner, decisions.with_pod(owner, before, spec, hashes, self._files))
         try:
-            return await self._plan(snapshot, owner, spec, hashes)
+            return await self._made(snapshot, owner, spec, hashes)
+        except ApiError as error:
+            return await self._rolled_out(snapshot, Wanted(problem=as_problem(error), undecided=True))
         except KubeQuantError as problem:
             return await self._rolled_out(snapshot, Wanted(problem=problem, undecided=True))
+
+    async def _made(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, hashes: tuple[str, str]
+    ) -> Wanted:
+        planned = decisions.same_plan(snapshot.revisions, hashes[0])
+        if planned is None:
+            return await self._plan(snapshot, owner, spec, hashes)
+        before = await self.read(planned)
+        return await self._keep(snapshot, owner, decisions.with_pod(owner, before, spec, hashes, self._files))
 
     async def read(self, revision: RevisionRecord) -> Decision:
         """What a revision holds. It never changes, so it is read once."""

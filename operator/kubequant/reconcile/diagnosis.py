@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kubequant.api.conditions import Reason
+from kubequant.manifests.pod import TERMINATION_GRACE_SECONDS
 from kubequant.planning.engines.termination import parse_termination
 from kubequant.reconcile.records import ContainerState, PodRecord
 
@@ -119,7 +120,7 @@ def _engine_ended(pod: PodRecord, budget: int, _now: float) -> Finding | None:
         return None
     told = container.exit_code in TOLD_TO_END and container.exit_reason != "OOMKilled"
     if told and not parse_termination(container.exit_message):
-        if container.ran_seconds >= budget:
+        if budget <= container.ran_seconds <= budget + TERMINATION_GRACE_SECONDS + PROBE_PERIOD_SECONDS:
             message = f"the engine did not become ready within {budget} s and was ended by its startup probe"
             return Finding(Reason.START_TIMEOUT, _with_advice(message), permanent=True)
         message = f"the engine was told to end (exit code {container.exit_code}) in pod {pod.name} and starts again"
@@ -130,10 +131,17 @@ def _engine_ended(pod: PodRecord, budget: int, _now: float) -> Finding | None:
 
 def _engine_late(pod: PodRecord, budget: int, now: float) -> Finding | None:
     since = pod.engine.running_since
-    if since is None or now - since <= budget + PROBE_PERIOD_SECONDS:
+    if since is None or pod.engine.started or now - since <= budget + PROBE_PERIOD_SECONDS:
         return None
     message = f"the engine did not become ready within {budget} s"
     return Finding(Reason.START_TIMEOUT, _with_advice(message), permanent=True)
+
+
+def _engine_silent(pod: PodRecord, _budget: int, _now: float) -> Finding | None:
+    if not pod.engine.started:
+        return None
+    message = f"the engine in pod {pod.name} runs and does not answer its readiness probe"
+    return Finding(Reason.ENGINE_FAILED, f"{message}; if that lasts, its liveness probe starts it again.")
 
 
 def _engine_loading(pod: PodRecord, budget: int, _now: float) -> Finding | None:
@@ -174,5 +182,6 @@ _RULES: tuple[Rule, ...] = (
     _download,
     _engine_ended,
     _engine_late,
+    _engine_silent,
     _engine_loading,
 )

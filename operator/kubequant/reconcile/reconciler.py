@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pydantic import ValidationError
+
+from kubequant.api.conditions import Reason
 from kubequant.api.spec import Mode, QuantizedModelSpec
 from kubequant.errors import Conflict, KubeQuantError, Refused, Waiting
 from kubequant.manifests.names import Owner
@@ -68,7 +71,11 @@ class Reconciler:
         if snapshot is None or snapshot.model.deleting:
             self._forget(key)
             return Result()
-        owner, spec = owner_of(snapshot.model), QuantizedModelSpec.model_validate(snapshot.model.spec)
+        owner = owner_of(snapshot.model)
+        try:
+            spec = QuantizedModelSpec.model_validate(snapshot.model.spec)
+        except ValidationError as error:
+            return await self._unreadable(snapshot, owner, error)
         wanted = await self._deciding.want(snapshot, owner, spec)
         snapshot = self._store.snapshot(key) or snapshot
         wanted, rolled = await self._roll_out(snapshot, owner, spec, wanted)
@@ -76,6 +83,26 @@ class Reconciler:
         known = await self._known(snapshot, owner, spec, wanted, rolled)
         await self._status.write(snapshot.model, owner, known)
         return _result(wanted.problem, rolled)
+
+    async def _unreadable(self, snapshot: Snapshot, owner: Owner, error: ValidationError) -> Result:
+        """The API server took a spec that this operator does not know: its CustomResourceDefinition is a newer one."""
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = (
+            f"this operator cannot read spec.{where}: {first['msg']}. Upgrade the operator to the version of crds/."
+        )
+        known = Known(
+            owner=owner,
+            generation=snapshot.model.generation,
+            plan_mode=False,
+            decision=None,
+            update_revision="",
+            current_revision=_serving(snapshot, None),
+            problem=Refused(Reason.API_ERROR, message),
+            total_replicas=len(snapshot.pods),
+        )
+        await self._status.write(snapshot.model, owner, known)
+        return _result(known.problem, None)
 
     async def _roll_out(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, wanted: Wanted
@@ -107,6 +134,7 @@ class Reconciler:
             resolved=wanted.resolved,
             refused_plan=wanted.refused_plan,
             rollout=rolled.rollout if rolled else None,
+            fallback_revision=rolled.target.name if rolled else "",
             failure=rolled.failure if rolled else None,
             measured_tokens=await self._measured(snapshot, rolled),
             total_replicas=sum(not pod.deleting and pod.phase not in ("Succeeded", "Failed") for pod in snapshot.pods),

@@ -107,6 +107,7 @@ class ContainerState:
 
     restarts: int = 0
     ready: bool = False
+    started: bool = False  # its startup probe has succeeded since it began to run
     running_since: float | None = None
     waiting_reason: str = ""
     waiting_message: str = ""
@@ -291,6 +292,7 @@ def _container_state(status: Body) -> ContainerState:
     return ContainerState(
         restarts=int(status.get("restartCount") or 0),
         ready=bool(status.get("ready")),
+        started=bool(status.get("started")),
         running_since=_seconds((state.get("running") or {}).get("startedAt")),
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),

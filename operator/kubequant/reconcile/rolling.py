@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kubequant.api.conditions import Reason
 from kubequant.api.spec import Mode, QuantizedModelSpec, RolloutStrategy
 from kubequant.cluster import kinds
 from kubequant.cluster.api import ApiError, KubeApi
@@ -25,10 +24,10 @@ from kubequant.reconcile.decision import Decision, Outcome
 from kubequant.reconcile.diagnosis import PROBE_PERIOD_SECONDS
 from kubequant.reconcile.records import RevisionRecord
 from kubequant.reconcile.rollout import Rollout, observe, replacement, seconds_to_patience
+from kubequant.reconcile.server_refusals import as_problem
 from kubequant.reconcile.store import Snapshot, Store
 
 MAX_OUTCOME = 2048
-REFUSED_BY_SERVER_RETRY_SECONDS = 60.0  # a webhook, a quota, a policy: no event tells when it changes
 
 
 @dataclass(frozen=True)
@@ -139,15 +138,10 @@ class Rolling:
         """Applies the children. What stands in the way is for the user to read, beside what the pods say."""
         try:
             await self._apply(snapshot, owner, spec, target, decision)
-        except Conflict as conflict:
-            return conflict
+        except (Conflict, Waiting) as problem:
+            return problem
         except ApiError as error:
-            if error.is_passing or error.is_conflict or error.is_not_found:
-                raise
-            message = (
-                f"the API server refuses an object of this model: {error.message.rstrip('.')}. Mend what it names."
-            )
-            return Waiting(Reason.API_ERROR, message, REFUSED_BY_SERVER_RETRY_SECONDS)
+            return as_problem(error)
         return None
 
     async def _apply(

@@ -88,7 +88,9 @@ def replacement(
     if deployment is None:
         return Replacement.SURGE
     if deployment.revision != target:
-        return Replacement.SURGE if has_room() else Replacement.IN_PLACE
+        # Where nothing serves there is nothing to spare, and a pod that fails must give its GPU up first.
+        serving = any(pod.ready and pod.revision != target for pod in pods)
+        return Replacement.SURGE if serving and has_room() else Replacement.IN_PLACE
     if deployment.in_place or _surge_is_stuck(deployment, target, pods, now):
         return Replacement.IN_PLACE
     return Replacement.SURGE

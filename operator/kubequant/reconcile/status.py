@@ -43,6 +43,7 @@ class Known:
     resolved: bool = False  # whether the Hub had an answer before `problem` came up
     refused_plan: Mapping[str, Any] | None = None
     rollout: Rollout | None = None
+    fallback_revision: str = ""  # what is applied in its place
     failure: tuple[str, str] | None = None  # verdict of the update revision, when it was rolled back
     measured_tokens: int | None = None
     promised_tokens: int | None = None  # by the plan of what is applied, which after a rollback is not `decision`
@@ -195,7 +196,9 @@ def _ready(known: Known, available: Verdict) -> Verdict:
         return Verdict(FALSE, known.problem.reason, known.problem.message)
     if known.failure:
         reason, message = known.failure
-        text = f"revision {known.update_revision} failed ({reason}: {message}); {known.current_revision} serves. "
+        back = known.fallback_revision
+        serves = f"{back} serves" if known.current_revision == back else f"{back} is being brought back"
+        text = f"revision {known.update_revision} failed ({reason}: {message}); {serves}. "
         return Verdict(FALSE, Reason.ROLLED_BACK, text + "Change the spec, or set the annotation kubequant.dev/replan.")
     if known.plan_mode:
         return Verdict(

@@ -69,6 +69,7 @@ class Core:
         self._listed_anew = asyncio.Event()
         self._http_started = False
         self._fills = 0
+        self._listing = asyncio.Lock()
         self._abandoned: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -125,10 +126,10 @@ class Core:
 
     async def lead(self) -> None:
         """Returns once this process may work: it holds the Lease, and the kind is installed."""
+        await self._kind_is_served()  # first: a Lease that is held must be renewed, and others may be luckier
         if self._settings.leader_election.enabled:
             await self.lease.acquire()
         self.metrics.leader.set(1)
-        await self._kind_is_served()
         self.queue.start()
         self._resync = asyncio.create_task(self._resync_forever())
 
@@ -148,12 +149,13 @@ class Core:
     async def _relisted(self) -> bool:
         """Whatever goes wrong is tried again: workers that stay paused would look healthy from outside."""
         try:
-            await self.relist()
+            async with self._listing:  # two at a time would each take what the other has not listed yet for gone
+                await self.relist()
         except ApiError as error:
-            log.warning("cannot list yet, again in %d s: %s", RETRY_SECONDS, error)
+            log.warning("a full list failed, it is tried again: %s", error)
             return False
         except Exception:
-            log.exception("cannot fill the store, again in %d s", RETRY_SECONDS)
+            log.exception("a full list failed, it is tried again")
             return False
         return True
 
@@ -238,10 +240,9 @@ class Core:
                 await asyncio.wait_for(self._listed_anew.wait(), self._settings.resync_seconds)
                 await asyncio.sleep(LISTED_ANEW_SECONDS)
             self._listed_anew.clear()
-            try:
-                await self.relist()
-            except ApiError as error:
-                log.warning("the periodic list failed, again in %d s: %s", self._settings.resync_seconds, error)
+            if not await self._relisted():
+                await asyncio.sleep(RETRY_SECONDS)
+                self._listed_anew.set()
 
     def _fleet_may_have_changed(self) -> None:
         """Nodes come in bursts: the fleet is compared once a burst, and what could not be planned is planned again."""

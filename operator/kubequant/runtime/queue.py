@@ -1,6 +1,6 @@
 """The keyed work queue: deduplicated, serial per key, N workers, back-off per key, `add_after`.
 
-Belongs to one event loop; `add_threadsafe` is for everybody else.
+Belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+
+from kubequant.cluster.api import ApiError
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +76,8 @@ class WorkQueue(Generic[K]):
             timer.cancel()
         self._timers[key] = self._loop.call_at(due, self.add, key)
 
-    def add_threadsafe(self, key: K) -> None:
-        self._loop.call_soon_threadsafe(self.add, key)
-
     def __len__(self) -> int:
         return len(self._queued)
-
-    @property
-    def is_paused(self) -> bool:
-        return not self._open.is_set()
 
     def longest_running_seconds(self) -> float:
         """How long the oldest piece of work has been under way: a stuck queue shows here."""
@@ -110,14 +105,9 @@ class WorkQueue(Generic[K]):
         except Exception as error:  # a bug in one model must not end the others' worker
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             pause = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**failures) * random.uniform(0.75, 1.25)  # noqa: S311
-            log.warning("failed, again in %.1f s: %s", pause, error, exc_info=not _is_expected(error))
+            log.warning("failed, again in %.1f s: %s", pause, error, exc_info=not isinstance(error, ApiError))
             self.add_after(key, pause)
             return
         self._failures.pop(key, None)
         if after is not None:
             self.add_after(key, after)
-
-
-def _is_expected(error: Exception) -> bool:
-    """The API server's refusals need no stack trace."""
-    return type(error).__name__ == "ApiError"

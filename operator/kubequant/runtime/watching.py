@@ -125,7 +125,7 @@ def _registry(observe: Observer, kubeconfig: str | None) -> kopf.OperatorRegistr
     def login(**kwargs: Any) -> Any:
         if kubeconfig:
             os.environ["KUBECONFIG"] = kubeconfig  # the only way to name the file to kopf
-            return kopf.login_with_kubeconfig(**kwargs)
+            return kopf.login_via_client(**kwargs)  # the official loader: it knows exec plugins and OIDC
         return kopf.login_with_service_account(**kwargs)
 
     return registry

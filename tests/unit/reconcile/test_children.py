@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kubequant.cluster import kinds
 from kubequant.cluster.api import ApiError
-from kubequant.errors import Conflict
+from kubequant.errors import Conflict, Waiting
 from kubequant.manifests.children import build_service
 from kubequant.reconcile.children import Children, contains
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
@@ -90,6 +90,27 @@ def test_deleted_and_made_again() -> None:
     gone = place.api.remove(kinds.SERVICE, OWNER.namespace, OWNER.name)
     place.store.remove(kinds.SERVICE, gone)
     assert place.ensure()
+
+
+def test_deleted_again_and_again() -> None:
+    place = Place()
+    place.ensure()
+    place.watch()
+    for _ in range(3):
+        assert not place.ensure()
+        place.store.remove(kinds.SERVICE, place.api.remove(kinds.SERVICE, OWNER.namespace, OWNER.name))
+        assert place.ensure()
+        assert not place.ensure(), "the watch has not brought it yet"
+        place.watch()
+
+
+def test_what_a_former_model_of_the_name_owned_is_waited_for() -> None:
+    place = Place()
+    reference = {"controller": True, "kind": OWNER.kind, "name": OWNER.name, "uid": "before"}
+    metadata = {"namespace": OWNER.namespace, "name": OWNER.name, "ownerReferences": [reference]}
+    place.api.put(kinds.SERVICE, {"metadata": metadata, "spec": {}})
+    with pytest.raises(Waiting, match="of the former model of this name"):
+        place.ensure()
 
 
 def test_a_change_of_what_is_wanted_is_written_at_once() -> None:

@@ -144,6 +144,8 @@ DIAGNOSES: dict[str, tuple[dict[str, Any], Reason, bool, bool]] = {  # pod, reas
     "loading at the very end": ({"engine": running(NOW - BUDGET - 10)}, Reason.LOADING, False, False),
     "too late": ({"engine": running(NOW - BUDGET - 11)}, Reason.START_TIMEOUT, True, True),
     "ended by its startup probe": ({"engine": ended(137, ran=BUDGET + 60)}, Reason.START_TIMEOUT, True, True),
+    "told to end after a day": ({"engine": ended(143, ran=86_400)}, Reason.ENGINE_FAILED, True, False),
+    "silent after a day": ({"engine": running(NOW - 86_400, started=True)}, Reason.ENGINE_FAILED, True, False),
     "told to end early on": ({"engine": ended(137)}, Reason.ENGINE_FAILED, True, False),
     "told to end early on, often": ({"engine": ended(143, restarts=3)}, Reason.ENGINE_FAILED, True, True),
     "ended without a word": ({"engine": ended(1)}, Reason.ENGINE_FAILED, True, False),
@@ -212,6 +214,7 @@ REPLACEMENTS: dict[str, tuple[RolloutStrategy, DeploymentRecord | None, list[Pod
     "the first rollout": (RolloutStrategy.AUTO, None, [], 0, SURGE),
     "a GPU looks free": (RolloutStrategy.AUTO, deployed(), [OLD], 2, SURGE),
     "no GPU looks free": (RolloutStrategy.AUTO, deployed(), [OLD], 1, IN_PLACE),
+    "nothing serves": (RolloutStrategy.AUTO, deployed(), [pod("r1", engine=ended(1))], 9, IN_PLACE),
     "under way with a surge": (RolloutStrategy.AUTO, deployed("r2"), [OLD], 0, SURGE),
     "under way in place": (RolloutStrategy.AUTO, deployed("r2", in_place=True), [OLD], 9, IN_PLACE),
     "a surge pod waits": (

@@ -197,6 +197,29 @@ def test_a_failed_rollout_goes_back() -> None:
     assert world.settle() == [], "a failed revision is not tried again"
 
 
+def test_a_rollback_says_what_is_brought_back_while_nothing_serves() -> None:
+    world = ready_world()
+    first = world.deployed
+    world.model(serving={"contextTokens": 4096})
+    world.settle()
+    world.api.remove(kinds.POD, "team-a", "m-0")
+    world.pod("m-new", engine=failed("EngineArgumentRefused"))
+    world.settle()
+    assert f"{first} is being brought back" in world.message("Ready")
+    strategy = world.body(kinds.DEPLOYMENT)["spec"]["strategy"]["rollingUpdate"]
+    assert strategy == {"maxSurge": 0, "maxUnavailable": 1}, "the failing pod must give its GPU up first"
+    world.pod("m-back", revision=first, ready=True, engine=running())
+    world.settle()
+    assert f"{first} serves" in world.message("Ready")
+
+
+def test_a_spec_of_a_newer_crd_is_said() -> None:
+    world = World().model(mode="Rehearse")
+    world.settle()
+    assert world.conditions()["Ready"] == ("False", "ApiError")
+    assert "spec.mode" in world.message("Ready") and "Upgrade the operator" in world.message("Ready")
+
+
 def test_after_a_rollback_a_new_plan_can_be_asked_for() -> None:
     world = rolled_back()
     bad, asked = world.deployed, world.hub.asked
@@ -270,6 +293,20 @@ def test_a_conflict_does_not_hide_what_serves() -> None:
 
 
 @pytest.mark.parametrize("status", [403, 422])
+def test_a_decision_that_the_api_server_refuses_is_said_too(status: int) -> None:
+    world = World().model()
+
+    def refuse(verb: str, kind: kinds.Kind, _: str) -> ApiError | None:
+        refused = verb == "apply" and kind == kinds.CONTROLLER_REVISION
+        return ApiError(status, "Forbidden", "exceeded quota: revisions") if refused else None
+
+    world.api.fail = refuse
+    assert world.step().requeue_after_seconds == 60
+    assert world.conditions()["Ready"] == ("False", "ApiError")
+    assert "exceeded quota: revisions" in world.message("Ready")
+
+
+@pytest.mark.parametrize("status", [403, 422])
 def test_what_the_api_server_refuses_is_said_and_tried_again(status: int) -> None:
     world = World().model()
 
@@ -328,7 +365,7 @@ def test_a_model_made_again_takes_its_children_over_when_the_old_ones_are_gone()
     for body in world.api.all(kinds.CONTROLLER_REVISION):  # the garbage collector is slow with the others
         world.api.remove(kinds.CONTROLLER_REVISION, "team-a", body["metadata"]["name"])
     world.settle()
-    assert world.conditions()["Ready"] == ("False", "Conflict")
+    assert world.conditions()["Ready"] == ("False", "Pending")
     for kind in (kinds.DEPLOYMENT, kinds.SERVICE, kinds.CONFIG_MAP):
         for body in world.api.all(kind):
             world.api.remove(kind, "team-a", body["metadata"]["name"])
