@@ -186,13 +186,26 @@ def test_an_interrupted_up_leaves_nothing(number: signal.Signals) -> None:
     name = f"interrupted-{number.name.lower()}"
     directory = cluster_directory(name)
     command = [sys.executable, "-m", "tests.localcluster", "up", "--name", name]
-    starting = subprocess.Popen(command, cwd=_REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert _within(20, lambda: (directory / "run" / "api-server.json").exists())
-    starting.send_signal(number)
-    assert starting.wait(timeout=60) != 0
-    assert _within(60, lambda: not _processes_of(directory))
-    if (remains := Cluster.find(name)) is not None:  # the logs
-        remains.down()
+    starting = subprocess.Popen(
+        command,
+        cwd=_REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_hear_ctrl_c,
+    )
+    try:
+        assert _within(20, lambda: (directory / "run" / "api-server.json").exists())
+        starting.send_signal(number)
+        assert starting.wait(timeout=60) != 0
+        assert _within(60, lambda: not _processes_of(directory))
+    finally:
+        if (remains := Cluster.find(name)) is not None:  # the logs, or all of it where this failed
+            remains.down()
+
+
+def _hear_ctrl_c() -> None:
+    """A shell that starts the tests in the background has SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_name_that_is_no_folder_is_refused() -> None:
