@@ -41,7 +41,7 @@ def hub() -> Iterator[FakeHub]:
 
 @pytest.fixture(scope="session")
 def configuration(hub: FakeHub) -> dict[str, object]:
-    return {"hub": {"endpoint": hub.url}, "leaderElection": {"leaseSeconds": 5}, "resyncSeconds": 30}
+    return {"hub": {"endpoint": hub.url}, "leaderElection": {"leaseSeconds": 5}, "resyncSeconds": 10}
 
 
 @pytest.fixture(scope="session")

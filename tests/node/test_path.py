@@ -6,6 +6,9 @@ One story in one test: each chapter costs a start of the engine, and stands on t
 from __future__ import annotations
 
 import json
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +57,15 @@ def test_the_whole_story(installation: Installation, operator: OperatorProcess, 
     commit = status["modelCommit"]
     assert commit in pod["spec"]["initContainers"][0]["args"]
     assert not _service_account_volumes(pod)
+
+    # A worker is killed: vLLM ends with 0, the launcher makes a failure of it, the model says so and mends itself.
+    os.kill(_process_of_a_worker(), signal.SIGKILL)
+    installation.wait_condition("tiny-llama", "Ready", "False", "WorkerKilled", namespace=namespace, seconds=60)
+    assert (
+        _pods(installation, namespace)[0]["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] != 0
+    )
+    installation.wait_condition("tiny-llama", "Ready", "True", "Ready", namespace=namespace, seconds=START_SECONDS)
+    assert _status(installation, namespace)["updateRevision"] == first, "nothing was rolled"
 
     # A changed field is rolled out, and only pods at the new revision make it Ready.
     installation.apply(tiny.context(1024))
@@ -105,3 +117,16 @@ def _pods(installation: Installation, namespace: str) -> list[dict[str, Any]]:
 
 def _service_account_volumes(pod: dict[str, Any]) -> list[str]:
     return [volume["name"] for volume in pod["spec"]["volumes"] if "serviceAccountToken" in json.dumps(volume)]
+
+
+def _process_of_a_worker() -> int:
+    """vLLM names its processes; the node's processes are this machine's."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                name = (folder / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if name.startswith("VLLM::Worker"):
+                return int(folder.name)
+    raise AssertionError("no worker of vLLM runs")
