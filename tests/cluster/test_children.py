@@ -14,7 +14,7 @@ from tests.harness.api_server import path_of
 from tests.harness.installation import OPERATOR_USER, OWNED, OWNED_RESOURCES, WRITES
 
 IDLE_SECONDS = 20
-RESYNC_SECONDS = 30 + 10  # as configured in conftest.py, and some
+RESYNC_SECONDS = 10 + 10  # as configured in conftest.py, and some
 SOME_LABEL = {"pod-label": "x"}
 
 

@@ -13,6 +13,8 @@ def test_a_model_becomes_ready_and_leaves_nothing_behind(
     installation.apply(make_model("qwen", namespace))
     installation.wait_condition("qwen", "Ready", "True", "Ready", namespace=namespace)
 
+    assert "the watches failed" not in operator.log(), "full lists alone would get there too, later"
+
     deployment = installation.get("deployment", "qwen", namespace)
     assert deployment
     pod = deployment["spec"]["template"]["spec"]

@@ -10,7 +10,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import os
 import random
 import signal
 import threading
@@ -19,8 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from kubernetes.aio import client
 
 from kubequant.cluster import kinds
+from kubequant.cluster.api import load_configuration
 from kubequant.cluster.kinds import Kind
 from kubequant.manifests.names import OWNED_SELECTOR
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
@@ -122,13 +123,27 @@ def _registry(observe: Observer, kubeconfig: str | None) -> kopf.OperatorRegistr
         _register(registry, kind, observe)
 
     @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> Any:
-        if kubeconfig:
-            os.environ["KUBECONFIG"] = kubeconfig  # the only way to name the file to kopf
-            return kopf.login_via_client(**kwargs)  # the official loader: it knows exec plugins and OIDC
+    async def login(**kwargs: Any) -> Any:
+        if kubeconfig:  # by the official loader, which knows exec plugins and OIDC; kopf's own knows neither
+            return await _connection(await load_configuration(kubeconfig))
         return kopf.login_with_service_account(**kwargs)
 
     return registry
+
+
+async def _connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
+    bearer = await configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = bearer.rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        ca_data=configuration.ca_cert_data,
+        insecure=not configuration.verify_ssl,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        scheme=scheme or None,
+        token=token or None,
+    )
 
 
 def _register(registry: kopf.OperatorRegistry, kind: Kind, observe: Observer) -> None:
