@@ -1,4 +1,4 @@
-"""How well the memory constants of planning/engines/vllm.py explain real start-ups: `python bench/fit_overheads.py [--check]`.
+"""How well the memory constants of planning/engines/vllm.py explain real start-ups: `python -m bench.fit_overheads [--check]`.
 
 Every start-up in bench/data/startups.csv whose model, flags and engine this release plans is predicted from its architecture alone:
 headers are made from the shape (bench/dense_checkpoints.py), so not even the weights are taken from the log. From engine version
@@ -18,17 +18,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.dense_checkpoints import dense_checkpoint
+from kubequant.planning import kv_cache, memory
+from kubequant.planning.engines import vllm
+from kubequant.planning.gpus import cuda_total_bytes, known_gpus
+from kubequant.planning.tensors import classes_of, weights_per_rank
+from kubequant.planning.values import MemoryBudget, ModelFacts, ModelShape
+
 ROOT = Path(__file__).resolve().parent.parent
-if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "operator")]
-
-from bench.dense_checkpoints import dense_checkpoint  # noqa: E402
-from kubequant.planning import kv_cache, memory  # noqa: E402
-from kubequant.planning.engines import vllm  # noqa: E402
-from kubequant.planning.gpus import cuda_total_bytes, known_gpus  # noqa: E402
-from kubequant.planning.tensors import classes_of, weights_per_rank  # noqa: E402
-from kubequant.planning.values import MemoryBudget, ModelFacts, ModelShape  # noqa: E402
-
 GIB = 1024**3
 DATA = Path(__file__).resolve().parent / "data"
 

@@ -92,12 +92,8 @@ class DeploymentRecord:
     name: str
     model: str
     owner_uid: str
-    generation: int
-    observed_generation: int
     revision: str
     in_place: bool
-    replicas: int  # wanted
-    ready_replicas: int
     failure: str  # message of the condition ReplicaFailure
 
 
@@ -230,12 +226,8 @@ def deployment_record(body: Body) -> DeploymentRecord:
         name=metadata["name"],
         model=(metadata.get("labels") or {}).get(MODEL_LABEL, ""),
         owner_uid=controller_uid(body),
-        generation=metadata.get("generation", 0),
-        observed_generation=status.get("observedGeneration", 0),
         revision=(metadata.get("annotations") or {}).get(REVISION_ANNOTATION, ""),
         in_place=rolling.get("maxSurge") == 0,
-        replicas=int(spec.get("replicas") or 0),
-        ready_replicas=int(status.get("readyReplicas") or 0),
         failure=failures[0] if failures else "",
     )
 

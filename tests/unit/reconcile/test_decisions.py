@@ -201,7 +201,7 @@ def test_the_worst_is_told() -> None:
 
 
 def deployed(target: str = "r1", *, in_place: bool = False, failure: str = "") -> DeploymentRecord:
-    return DeploymentRecord("ns", "m", "m", "u", 1, 1, target, in_place, 1, 1, failure)
+    return DeploymentRecord("ns", "m", "m", "u", target, in_place, failure)
 
 
 def pod(revision: str = "r2", **more: Any) -> PodRecord:
