@@ -25,7 +25,6 @@ from kubequant.planning.gpus import cuda_total_bytes, known_gpus
 from kubequant.planning.tensors import classes_of, weights_per_rank
 from kubequant.planning.values import MemoryBudget, ModelFacts, ModelShape
 
-ROOT = Path(__file__).resolve().parent.parent
 GIB = 1024**3
 DATA = Path(__file__).resolve().parent / "data"
 
