@@ -29,15 +29,65 @@ class TensorClass:
     bytes: int
 
 
+class CacheKind(StrEnum):
+    """What a layer remembers of a sequence."""
+
+    FULL = "Full"  # key and value of every token
+    LATENT = "Latent"  # MLA: one compressed vector a token, the same on every tensor-parallel rank
+    SLIDING = "SlidingWindow"  # of the last `window` tokens
+    CHUNKED = "ChunkedLocal"  # of the present chunk of `window` tokens
+    STATE = "State"  # recurrent (Mamba, linear attention, short convolution): a fixed size a sequence
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """A tensor of a recurrent layer's state: `units` (heads, groups) of `values_per_unit` numbers each.
+
+    A tensor-parallel rank keeps max(1, units / ranks) units. `dtype` is Model (the model's own) or F32.
+    """
+
+    units: int
+    values_per_unit: int
+    dtype: str = "Model"
+
+
+@dataclass(frozen=True)
+class CacheLayers:
+    """Layers that keep the same. A latent layer has one KV head of `key_dim` numbers and no values."""
+
+    kind: CacheKind
+    layers: int
+    kv_heads: int = 0
+    key_dim: int = 0  # of one head
+    value_dim: int = 0
+    window: int = 0  # tokens
+    state: tuple[StateTensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts. Sizes are of one expert; `shared_intermediate_size` is of all shared ones together."""
+
+    experts: int
+    per_token: int
+    layers: int  # how many decoder layers have them
+    intermediate_size: int
+    shared_intermediate_size: int = 0
+
+
 @dataclass(frozen=True)
 class ModelShape:
-    """Architecture facts from config.json that arithmetic needs. Counts, not bytes."""
+    """Architecture facts from config.json that arithmetic needs. Counts, not bytes.
+
+    `caches` says what each layer keeps; layers that share another one's KV cache appear in none. Left empty it is filled in for
+    a decoder whose every layer keeps key and value of `num_key_value_heads` heads.
+    """
 
     architecture: str
     model_type: str
     num_hidden_layers: int
     hidden_size: int
-    intermediate_size: int
+    intermediate_size: int  # of the dense MLP layers; 0 where every layer has experts
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
@@ -45,6 +95,24 @@ class ModelShape:
     max_position_embeddings: int
     tie_word_embeddings: bool
     dtype: str  # BF16 | F16 | F32: what activations and, where stored so, weights use
+    caches: tuple[CacheLayers, ...] = ()
+    experts: Experts | None = None
+    multimodal: bool = False
+    attention_sinks: bool = False  # learned sinks (gpt-oss): fewer attention backends can run them
+    float16_refused: bool = False  # numerically unstable in float16: the engine refuses it (Gemma 2, Gemma 3, GLM-4)
+    rope_scaling: str = ""  # as config.json says it, for messages: "yarn x 4"
+    upper_bound: bool = False  # an unknown architecture: figures are bounds taken from the headers, not its layout
+
+    def __post_init__(self) -> None:
+        if not self.caches:
+            full = CacheLayers(
+                CacheKind.FULL, self.num_hidden_layers, self.num_key_value_heads, self.head_dim, self.head_dim
+            )
+            object.__setattr__(self, "caches", (full,))
+
+    def keeps(self, *kinds: CacheKind) -> bool:
+        """Whether some layer's cache is of one of these kinds."""
+        return any(cache.kind in kinds for cache in self.caches)
 
 
 class StoredMethod(StrEnum):
@@ -54,13 +122,15 @@ class StoredMethod(StrEnum):
     GPTQ = "GPTQ"
     COMPRESSED_TENSORS = "CompressedTensors"
     FP8 = "FP8"
+    MODELOPT = "ModelOpt"
+    MXFP4 = "MXFP4"
 
 
 @dataclass(frozen=True)
 class StoredQuantization:
     """What a quantised checkpoint is, by its own config and headers.
 
-    `scheme` is the API's word (W4A16, W8A16, FP8, W8A8); `group_size` -1 means one scale per output channel;
+    `scheme` is the API's word (W4A16, W8A16, FP8, W8A8, NVFP4, MXFP4); `group_size` -1 means one scale per output channel;
     `block` the two sides of an FP8 weight block. `kv_cache_dtype` is FP8 when the checkpoint brings key and value scales.
     """
 
@@ -86,6 +156,7 @@ class ModelFacts:
     stored: StoredQuantization | None  # None: not quantised
     download_bytes: int  # every file that a pod fetches, weights and tokenizer
     has_chat_template: bool = False
+    predicted: bool = False  # nobody has made this checkpoint: its tensors are what quantising `repository` would give
 
     @property
     def weight_bytes(self) -> int:
@@ -98,6 +169,7 @@ class GpuOrigin(StrEnum):
 
     LABELS = "Labels"
     TABLE = "Table"
+    DECLARED = "Declared"  # a pool of the operator's configuration that scales from zero
 
 
 @dataclass(frozen=True, order=True)
@@ -120,11 +192,22 @@ class ComputeCapability:
 
 
 @dataclass(frozen=True)
+class Toleration:
+    """As in a pod's spec; empty fields are left out there."""
+
+    key: str = ""
+    operator: str = ""
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True)
 class GpuClass:
     """GPUs that are the same for planning: one product with one memory size and capability.
 
     `label_memory_bytes` is what the label `nvidia.com/gpu.memory` says; `memory_bytes` what CUDA will report,
     a little less (planning/gpus.py says by how much and why). `per_node` is the largest count on one node.
+    Rates are dense and of one GPU, for ranking only; None where nobody has told. `price_per_hour` is the user's, of one GPU.
     """
 
     product: str
@@ -135,6 +218,17 @@ class GpuClass:
     nodes: int
     origin: GpuOrigin = GpuOrigin.LABELS
     nvlink: bool = True  # False only where known: a tensor-parallel rank needs less for collectives without it
+    resource: str = "nvidia.com/gpu"  # what a pod asks for
+    mig_profile: str = ""  # 3g.40gb: slices of a card, which no engine can span
+    selector: tuple[tuple[str, str], ...] = ()  # labels of its nodes; empty: nvidia.com/gpu.product
+    tolerations: tuple[Toleration, ...] = ()  # for taints that its nodes are known to carry
+    bandwidth_bytes_per_second: int | None = None
+    flops_16bit: int | None = None
+    flops_fp8: int | None = None
+    flops_fp4: int | None = None
+    ops_int8: int | None = None
+    price_per_hour: float | None = None
+    free: int | None = field(default=None, compare=False)  # GPUs free now, all nodes; a plan never rests on it
 
 
 @dataclass(frozen=True)
@@ -153,6 +247,15 @@ class Fleet:
     classes: tuple[GpuClass, ...] = ()
     unreadable: tuple[UnreadableNode, ...] = ()
     nodes: int = 0  # all nodes, with and without GPUs
+
+
+class Objective(StrEnum):
+    """What the planner makes best among what fits."""
+
+    LOWEST_COST = "LowestCost"
+    LOWEST_LATENCY = "LowestLatency"
+    HIGHEST_THROUGHPUT = "HighestThroughput"
+    HIGHEST_QUALITY = "HighestQuality"
 
 
 class KvCacheDtype(StrEnum):
@@ -180,6 +283,9 @@ class Intent:
     gpus_per_replica: int | None = None
     reserved_memory_bytes: int = 0  # of each GPU: a display, another process
     engine_arguments: tuple[tuple[str, str], ...] = ()
+    objective: Objective = Objective.LOWEST_COST
+    method: str = "Auto"  # Auto | AWQ | GPTQ | RoundToNearest: how a checkpoint that is to be made finds its numbers
+    prefer_existing: bool = False  # a checkpoint that exists goes before any that would have to be made
 
 
 class Evidence(StrEnum):
@@ -218,7 +324,7 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why one candidate (GPU class x count) was not taken. `numbers` are the figures that decided, with units in the key."""
+    """Why one candidate (scheme x GPU class x count) was not taken. `numbers` are the figures that decided, with units in the key."""
 
     gpu: str  # product, or "" when the refusal is of the model itself
     gpus: int
