@@ -1,7 +1,7 @@
 """Headers of dense checkpoints that are true to a shape and a scheme: names, dtypes, shapes and bytes, without any weights.
 
 Tests and benches plan models of 70 billion parameters with them. Layouts are those of the exports: AutoAWQ (GEMM),
-GPTQ, compressed-tensors, FP8 per channel and in blocks.
+GPTQ, compressed-tensors, FP8 per channel and in blocks, ModelOpt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kubequant.planning.values import ModelShape
 Tensor = tuple[str, str, tuple[int, ...], int]
 """Name, safetensors dtype, shape, bytes."""
 
-_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "I64": 8, "F8_E4M3": 1, "I8": 1}
+_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "I64": 8, "F8_E4M3": 1, "I8": 1, "U8": 1}
 
 
 def tensor(name: str, dtype: str, *shape: int) -> Tensor:
@@ -29,7 +29,8 @@ def dense_checkpoint(
     qkv_bias: bool = False,
     stored_head: bool | None = None,
 ) -> Iterator[Tensor]:
-    """`scheme`: Unquantized, AWQ, GPTQ, W4A16 (compressed-tensors), FP8 (per channel), FP8_BLOCK, W8A8."""
+    """`scheme`: Unquantized, AWQ, GPTQ, FP8_BLOCK, of compressed-tensors W4A16, FP8 (per channel), W8A8, NVFP4, MXFP4, of
+    ModelOpt MODELOPT_FP8 and MODELOPT_NVFP4."""
     hidden, inner, dtype = shape.hidden_size, shape.intermediate_size, shape.dtype
     query, key = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
     linears = {
@@ -41,7 +42,7 @@ def dense_checkpoint(
     for layer in range(shape.num_hidden_layers):
         prefix = f"model.layers.{layer}."
         for name, (inputs, outputs) in linears.items():
-            yield from _linear(f"{prefix}{name}.", scheme, inputs, outputs, group_size, dtype)
+            yield from linear(f"{prefix}{name}.", scheme, inputs, outputs, group_size, dtype)
             if qkv_bias and name[10:] in ("q_proj", "k_proj", "v_proj"):
                 yield tensor(f"{prefix}{name}.bias", dtype, outputs)
         yield tensor(f"{prefix}input_layernorm.weight", dtype, hidden)
@@ -51,7 +52,8 @@ def dense_checkpoint(
         yield tensor("lm_head.weight", dtype, shape.vocab_size, hidden)
 
 
-def _linear(prefix: str, scheme: str, inputs: int, outputs: int, group: int, dtype: str) -> Iterator[Tensor]:
+def linear(prefix: str, scheme: str, inputs: int, outputs: int, group: int, dtype: str) -> Iterator[Tensor]:
+    """The tensors of one linear layer without bias; `prefix` ends with a dot."""
     groups = inputs // group
     if scheme == "AWQ":
         yield tensor(prefix + "qweight", "I32", inputs, outputs // 8)
@@ -75,5 +77,22 @@ def _linear(prefix: str, scheme: str, inputs: int, outputs: int, group: int, dty
     elif scheme == "W8A8":
         yield tensor(prefix + "weight", "I8", outputs, inputs)
         yield tensor(prefix + "weight_scale", "F32", outputs, 1)
+    elif scheme == "NVFP4":
+        yield tensor(prefix + "weight_packed", "U8", outputs, inputs // 2)
+        yield tensor(prefix + "weight_scale", "F8_E4M3", outputs, inputs // 16)
+        yield tensor(prefix + "weight_global_scale", "F32", 1)
+        yield tensor(prefix + "input_global_scale", "F32", 1)
+    elif scheme == "MXFP4":
+        yield tensor(prefix + "weight_packed", "U8", outputs, inputs // 2)
+        yield tensor(prefix + "weight_scale", "U8", outputs, inputs // 32)
+    elif scheme == "MODELOPT_NVFP4":
+        yield tensor(prefix + "weight", "U8", outputs, inputs // 2)
+        yield tensor(prefix + "weight_scale", "F8_E4M3", outputs, inputs // 16)
+        yield tensor(prefix + "weight_scale_2", "F32")
+        yield tensor(prefix + "input_scale", "F32")
+    elif scheme == "MODELOPT_FP8":
+        yield tensor(prefix + "weight", "F8_E4M3", outputs, inputs)
+        yield tensor(prefix + "weight_scale", "F32")
+        yield tensor(prefix + "input_scale", "F32")
     else:
         yield tensor(prefix + "weight", dtype, outputs, inputs)

@@ -54,10 +54,12 @@ class Reason(StrEnum):
     DOES_NOT_FIT = "DoesNotFit"
     CONTEXT_TOO_LONG = "ContextTooLong"  # longer than the model itself allows
     SCHEME_MISMATCH = "SchemeMismatch"  # quantization.scheme contradicts what the checkpoint is
+    NOT_QUANTIZABLE = "NotQuantizable"  # the scheme asked for cannot be made of this model
     ARGUMENT_NOT_ALLOWED = "ArgumentNotAllowed"
 
     # CheckpointReady
     EXISTING = "Existing"  # the repository named is the checkpoint
+    NO_CHECKPOINT = "NoCheckpoint"  # the plan needs one that nobody has named
 
     # Available
     ALL_REPLICAS_READY = "AllReplicasReady"

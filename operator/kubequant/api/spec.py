@@ -150,6 +150,17 @@ class Scheme(StrEnum):
     W8A16 = "W8A16"
     FP8 = "FP8"
     W8A8 = "W8A8"
+    NVFP4 = "NVFP4"
+    MXFP4 = "MXFP4"
+
+
+class Method(StrEnum):
+    """How the numbers of a quantised checkpoint were, or would be, found."""
+
+    AUTO = "Auto"
+    AWQ = "AWQ"
+    GPTQ = "GPTQ"
+    ROUND_TO_NEAREST = "RoundToNearest"
 
 
 class CheckpointSource(Part):
@@ -164,7 +175,11 @@ class Quantization(Part):
 
     scheme: Scheme | None = Field(
         None,
-        description="Auto (default) takes what the checkpoint is; another value refuses a checkpoint that is not that.",
+        description="Auto (default) takes what the checkpoint is. Another value refuses a checkpoint that is not that; of a "
+        "model in 16 bit it plans the checkpoint that could be made.",
+    )
+    method: Method | None = Field(
+        None, description="Auto (default), or how the checkpoint was made; decides the layout of one that is planned."
     )
     checkpoint: CheckpointSource | None = Field(None, description="Serve this checkpoint of the model.")
 
@@ -175,6 +190,15 @@ class KvCacheDtypeName(StrEnum):
     AUTO = "Auto"
     BF16 = "BF16"
     FP8 = "FP8"
+
+
+class ObjectiveName(StrEnum):
+    """What is made best among what fits."""
+
+    LOWEST_COST = "LowestCost"
+    LOWEST_LATENCY = "LowestLatency"
+    HIGHEST_THROUGHPUT = "HighestThroughput"
+    HIGHEST_QUALITY = "HighestQuality"
 
 
 class Serving(Part):
@@ -210,6 +234,11 @@ class Serving(Part):
     )
     tokens_per_request: Annotated[int, Field(ge=1, le=MAX_CONTEXT_TOKENS)] | None = Field(
         None, description="Tokens that a request holds on average; min(contextTokens, 4096) when left out."
+    )
+    objective: ObjectiveName | None = Field(
+        None,
+        description="LowestCost (default): prices where the operator knows them, else GPU memory taken; LowestLatency, "
+        "HighestThroughput, HighestQuality. docs/planning.md has the orders.",
     )
     kv_cache_dtype: KvCacheDtypeName | None = Field(
         None, description="Auto (default): FP8 where the card does it natively (8.9 and above)."

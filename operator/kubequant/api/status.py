@@ -10,6 +10,7 @@ from kubequant.api.spec import Part
 
 MAX_ALTERNATIVES = 8
 MAX_REFUSALS = 16
+MAX_NOTES = 8
 MAX_MESSAGE = 1024
 
 Word = Annotated[str, Field(max_length=316)]
@@ -50,10 +51,15 @@ class MemoryStatus(Part):
 
 
 class AlternativeStatus(Part):
-    """A placement that would also have worked."""
+    """A placement that would also have worked, the next best first."""
 
     gpu_product: Word
     gpus: Count
+    scheme: Word | None = None
+    kv_cache_dtype: Word | None = None
+    context_tokens: Count | None = None
+    kv_cache_tokens: Count | None = None
+    predicted: bool | None = Field(None, description="Whether its checkpoint would have to be made.")
     message: Sentence
 
 
@@ -64,7 +70,17 @@ class RefusalStatus(Part):
     gpus: Count
     scheme: Word
     rule: Word
+    reason: Word | None = Field(None, description="One word for programs: WeightsDoNotFit, NotDivisible, ...")
     message: Sentence
+
+
+class BoundsStatus(Part):
+    """What no engine can beat on this placement (a roofline, no prediction); decimal numbers as text."""
+
+    decode_tokens_per_second: Word = Field(description="All concurrent requests of a replica together.")
+    seconds_per_token: Word = Field(description="Of one of these requests.")
+    prefill_tokens_per_second: Word
+    limited_by: Word = Field(description="Memory or Compute: what limits decoding at this concurrency.")
 
 
 class PlanStatus(Part):
@@ -72,6 +88,9 @@ class PlanStatus(Part):
 
     gpu_product: Word | None = None
     gpus_per_replica: Count | None = None
+    tensor_parallel_size: Count | None = None
+    pipeline_parallel_size: Count | None = None
+    objective: Word | None = None
     scheme: Word | None = None
     method: Word | None = None
     kernel: Word | None = None
@@ -81,7 +100,18 @@ class PlanStatus(Part):
     concurrent_requests: Count | None = None
     kv_cache_tokens: Count | None = Field(None, description="Promised, for one replica.")
     expected_kv_cache_tokens: Count | None = None
+    kv_cache_tokens16_bit: Count | None = Field(
+        None, description="Promised with a 16-bit KV cache on the same GPUs; only where FP8 was chosen."
+    )
     weight_bytes: Bytes | None = None
+    predicted: bool | None = Field(
+        None, description="True: the checkpoint does not exist; its bytes are predicted from the base's headers."
+    )
+    bounds: BoundsStatus | None = None
+    notes: (
+        Annotated[list[Sentence], Field(max_length=MAX_NOTES, json_schema_extra={"x-kubernetes-list-type": "atomic"})]
+        | None
+    ) = Field(None, description="What a reader should know of the figures.")
     evidence: Word | None = Field(None, description="What the overheads rest on: Measured, Fitted or Extrapolated.")
     engine: Word | None = None
     arguments: (

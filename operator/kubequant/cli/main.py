@@ -1,27 +1,41 @@
-"""`kubequant`: the command line."""
+"""`kubequant`: the command line. Ends with 0, with 1 for a fault, 2 for misuse and 3 where nothing fits."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 from pydantic import ValidationError
 
+from kubequant.cli.options import FleetOptions, Misuse, PlanOptions, source_of_arguments
+
 if TYPE_CHECKING:  # imported where it is needed: --help must not wait for the operator's imports
     from kubequant.runtime.settings import Settings
 
 
-_CONFIG = click.option(
-    "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Configuration, YAML."
-)
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+_CONFIG = click.option("--config", "config_file", type=_FILE, help="Configuration of the operator, YAML.")
 _KUBECONFIG = click.option(
     "--kubeconfig", envvar="KUBECONFIG", type=click.Path(), help="Outside of a cluster: the kube-config file to use."
 )
+_GPU = click.option(
+    "--gpu", "gpus", multiple=True, metavar="PRODUCT[:COUNT]",
+    help="Plan on a node of COUNT (1) such GPUs, as in RTX-4090 or H100:8; may be repeated. Needs no cluster.",
+)  # fmt: skip
+_FLEET = click.option(
+    "--fleet", "fleet_file", type=_FILE,
+    help="Plan on the nodes in this file, which `kubectl get nodes -o yaml` printed. Needs no cluster.",
+)  # fmt: skip
+_PRICE = click.option(
+    "--price", "prices", multiple=True, metavar="PRODUCT=PRICE",
+    help="Price of one such GPU an hour, in a unit of your own; may be repeated.",
+)  # fmt: skip
 
 
 @click.group()
@@ -53,43 +67,125 @@ def operator(config_file: Path | None, kubeconfig: str | None) -> None:
 
 
 @main.command()
-@click.argument("manifest", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("source", required=False, metavar="[REPOSITORY]")
+@click.option(
+    "-f", "--file", "manifest", type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
+    help="Plan the QuantizedModel in this file; - for the standard input. Flags go before what it says.",
+)  # fmt: skip
+@click.option(
+    "--model-path", "folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Plan the model in this folder; the headers of its weights are enough.",
+)  # fmt: skip
+@_GPU
+@_FLEET
+@_PRICE
+@click.option("--context", "context_tokens", type=int, metavar="TOKENS", help="Longest request, prompt and answer.")
+@click.option("--concurrency", "concurrent_requests", type=int, metavar="N", help="Requests at once; 16.")
+@click.option("--tokens-per-request", type=int, metavar="TOKENS", help="What a request holds on average.")
+@click.option("--scheme", help="Auto, Unquantized, W4A16, FP8, ...")
+@click.option("--objective", help="LowestCost, LowestLatency, HighestThroughput or HighestQuality.")
+@click.option("--kv-cache-dtype", help="Auto, BF16 or FP8.")
+@click.option(
+    "--throughput", type=float, metavar="TOKENS",
+    help="Tokens a second that you measured of one replica: with a price, what a million tokens cost.",
+)  # fmt: skip
+@click.option("--diff", is_flag=True, help="With -f: what a replan would change of the model in the cluster.")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "yaml", "manifest"]), default="text", show_default=True,
+    help="manifest: the Deployment that the operator would make.",
+)  # fmt: skip
 @_CONFIG
 @_KUBECONFIG
-def plan(manifest: Path, config_file: Path | None, kubeconfig: str | None) -> None:
-    """Shows what would be decided for the QuantizedModel in MANIFEST on the nodes that the cluster has.
+def plan(
+    source: str | None,
+    manifest: Path | None,
+    folder: Path | None,
+    gpus: tuple[str, ...],
+    fleet_file: Path | None,
+    prices: tuple[str, ...],
+    config_file: Path | None,
+    kubeconfig: str | None,
+    **flags: Any,
+) -> None:
+    """Shows what would be decided for a model, and why nothing else. Creates nothing.
 
-    Nothing is created. Ends with 2 when there is no plan.
+    The model is a REPOSITORY of the Hub, a manifest or a folder; the GPUs are those of --gpu, of --fleet, or of the
+    current cluster. Ends with 0 where it fits, 3 where it is refused, 2 for misuse.
     """
+    repository, file, directory = source_of_arguments(source, manifest, folder)
+    options = PlanOptions(
+        repository=repository,
+        manifest=file,
+        folder=directory,
+        fleet=FleetOptions(gpus, fleet_file, prices, kubeconfig),
+        **flags,
+    )
+    with _faults_said():
+        from kubequant.cli.planning import run_plan
+
+        code = run_plan(options, _settings(config_file, misuse=True))
+    sys.exit(code)
+
+
+@main.command()
+@_FLEET
+@_PRICE
+@click.option("--known", is_flag=True, help="The table of GPUs that this release knows.")
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@_CONFIG
+@_KUBECONFIG
+def gpus(
+    fleet_file: Path | None,
+    prices: tuple[str, ...],
+    known: bool,
+    output: str,
+    config_file: Path | None,
+    kubeconfig: str | None,
+) -> None:
+    """Lists the GPUs of the cluster, or of a file, that plans can rest on."""
+    with _faults_said():
+        from kubequant.cli.gpus import run_gpus, run_known
+
+        settings = _settings(config_file, misuse=True)
+        if known:
+            run_known(settings, output)
+        else:
+            run_gpus(FleetOptions((), fleet_file, prices, kubeconfig), settings, output)
+
+
+@contextmanager
+def _faults_said() -> Iterator[None]:
+    """What keeps a command from an answer, in one line and without a stack trace."""
     from kubernetes.aio.config import ConfigException
 
-    from kubequant.cli.planning import NotAModelError, planned, read_manifest
     from kubequant.cluster.api import ApiError
     from kubequant.errors import KubeQuantError
 
-    settings = _settings(config_file)
     try:
-        there_is_one, explanation = asyncio.run(planned(read_manifest(manifest), settings, kubeconfig))
+        yield
+    except (click.ClickException, BrokenPipeError):
+        raise
     except KubeQuantError as error:
-        click.echo(f"no plan ({error.reason}): {error.message}")
-        sys.exit(2)
-    except (ApiError, ConfigException, OSError) as error:
-        raise click.ClickException(f"the cluster's nodes cannot be read: {error}") from error
-    except (NotAModelError, ValidationError, yaml.YAMLError, ValueError) as error:
-        raise click.ClickException(f"{manifest} cannot be planned: {error}") from error
-    click.echo(explanation)
-    sys.exit(0 if there_is_one else 2)
+        raise click.ClickException(f"no answer yet ({error.reason}): {error.message}") from error
+    except (ApiError, ConfigException) as error:
+        raise click.ClickException(
+            f"the cluster cannot be read: {error}. Without a cluster: --gpu PRODUCT or --fleet FILE"
+        ) from error
+    except OSError as error:
+        raise Misuse(f"cannot be read: {error}") from error
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise click.ClickException(f"a fault of KubeQuant, please report it with what you asked: {cause}") from error
 
 
-def _settings(config_file: Path | None) -> Settings:
+def _settings(config_file: Path | None, *, misuse: bool = False) -> Settings:
     from kubequant.runtime.settings import load_settings
 
     try:
         return load_settings(config_file)
-    except (ValidationError, yaml.YAMLError, TypeError) as error:
-        raise click.ClickException(
-            f"the configuration {config_file or 'from the environment'} cannot be used: {error}"
-        ) from error
+    except (ValidationError, yaml.YAMLError, TypeError, ValueError) as error:
+        problem = f"the configuration {config_file or 'from the environment'} cannot be used: {error}"
+        raise (Misuse if misuse else click.ClickException)(problem) from error
 
 
 @main.command()

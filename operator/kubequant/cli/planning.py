@@ -1,51 +1,138 @@
-"""`kubequant plan`: what the operator would decide, without asking the cluster for more than its nodes."""
+"""`kubequant plan`: what the operator would decide, by the operator's own code, and nothing created.
+
+options -> Asked (a QuantizedModel) + Fleet (flags, a file, the cluster) + ModelFacts (the Hub, a folder)
+        -> Plan | Refused -> text, JSON, YAML, or the Deployment
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import asyncio
+import math
+from dataclasses import dataclass
 
-import yaml
+import click
 
-from kubequant.api.spec import QuantizedModelSpec
-from kubequant.cluster.api import HttpKubeApi, load_configuration
-from kubequant.cluster.kinds import NODE
+from kubequant.api.conditions import Reason
+from kubequant.cli import documents, drawing
+from kubequant.cli.asking import Asked, asked
+from kubequant.cli.cluster import live_model
+from kubequant.cli.difference import Change, changes
+from kubequant.cli.fleet import fleet_to_plan_on
+from kubequant.cli.options import Misuse, PlanOptions
+from kubequant.errors import Refused as RefusedModel
 from kubequant.hub.client import Hub
-from kubequant.planning.explain import explain
-from kubequant.planning.gpus import fleet_of
+from kubequant.hub.local import LOCAL_COMMIT, describe_folder, identity_of
+from kubequant.planning.explain import cost_per_million_tokens, headline
 from kubequant.planning.plan import plan
-from kubequant.planning.values import Plan
-from kubequant.reconcile.inputs import intent_of, source_of
-from kubequant.reconcile.kinds import QUANTIZED_MODEL
-from kubequant.reconcile.records import node_facts
+from kubequant.planning.text import money, rate
+from kubequant.planning.values import ModelFacts, Plan, Refused
+from kubequant.reconcile.inputs import source_of
+from kubequant.reconcile.plan_status import plan_status
+from kubequant.reconcile.status import no_checkpoint
 from kubequant.runtime.profile import engine_profile
 from kubequant.runtime.settings import Settings, engine_settings, hub_token
 
-
-class NotAModelError(Exception):
-    """The file holds no QuantizedModel; the message says what it holds."""
+FITS, REFUSED = 0, 3
 
 
-def read_manifest(file: Path) -> QuantizedModelSpec:
-    """The spec in a manifest. Raises NotAModelError, yaml.YAMLError, pydantic.ValidationError."""
-    body: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    kind = body.get("kind") if isinstance(body, Mapping) else type(body).__name__
-    if kind != QUANTIZED_MODEL.kind:
-        raise NotAModelError(f"{file} holds a {kind}, not a {QUANTIZED_MODEL.kind}")
-    return QuantizedModelSpec.model_validate(body.get("spec") or {})
+@dataclass(frozen=True)
+class Answer:
+    """`facts` is None where the model itself was refused; `changes` where nobody asked for them, or nothing fits."""
+
+    asked: Asked
+    result: Plan | Refused
+    facts: ModelFacts | None = None
+    changes: list[Change] | None = None
 
 
-async def planned(spec: QuantizedModelSpec, settings: Settings, kubeconfig: str | None) -> tuple[bool, str]:
-    """Whether there is a plan, and its explanation. Raises ApiError, KubeQuantError."""
-    api = HttpKubeApi(await load_configuration(kubeconfig))
+def run_plan(options: PlanOptions, settings: Settings) -> int:
+    """Prints the answer and gives the exit code. Raises Misuse, kubequant.errors.Waiting, ApiError and OSError."""
+    answer = answered(options, settings)
+    if options.output == "manifest":
+        return _print_manifest(answer, settings)
+    _print(answer, options, settings)
+    return FITS if isinstance(answer.result, Plan) else REFUSED
+
+
+def answered(options: PlanOptions, settings: Settings) -> Answer:
+    """Everything that is read, and what is decided on it. Raises as `run_plan`."""
+    _check(options)
+    question = asked(options, identity_of(options.folder)[0] if options.folder else None)
+    fleet = fleet_to_plan_on(options.fleet, settings)
+    running = _running(question, options) if options.diff else {}
+    try:
+        facts = describe_folder(options.folder) if options.folder else asyncio.run(_from_hub(question, settings))
+    except RefusedModel as refused:
+        return Answer(question, Refused(refused.reason, refused.message))
+    engine = engine_settings(settings)
+    result = plan(question.intent, facts, fleet, engine_profile(engine))
+    compared = changes(running, plan_status(result, engine)) if options.diff and isinstance(result, Plan) else None
+    return Answer(question, result, facts, compared)
+
+
+def _check(options: PlanOptions) -> None:
+    if options.diff and options.manifest is None:
+        raise Misuse("--diff compares with the QuantizedModel of a manifest: name it with -f FILE")
+    given = options.throughput
+    if given is not None and not (math.isfinite(given) and given > 0):
+        raise Misuse(f"--throughput {given}: the tokens a second that one replica was measured to give, above 0")
+
+
+async def _from_hub(question: Asked, settings: Settings) -> ModelFacts:
     hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=lambda: hub_token(settings))
     try:
-        fleet = fleet_of([node_facts(body) async for body in api.list(NODE)])
-        repository, revision = source_of(spec)
-        facts = await hub.describe(repository, revision, has_user_token=spec.model.token_secret_ref is not None)
+        repository, revision = source_of(question.spec)
+        has_user_token = question.spec.model.token_secret_ref is not None
+        return await hub.describe(repository, revision, has_user_token=has_user_token)
     finally:
         await hub.close()
-        await api.close()
-    outcome = plan(intent_of(spec), facts, fleet, engine_profile(engine_settings(settings)))
-    return isinstance(outcome, Plan), explain(outcome)
+
+
+def _running(question: Asked, options: PlanOptions) -> dict[str, object]:
+    """status.plan of the model as the cluster has it."""
+    live = asyncio.run(live_model(options.fleet.kubeconfig, question.namespace, question.name))
+    if live is None:
+        raise Misuse(f"--diff: the cluster has no QuantizedModel {question.namespace}/{question.name} to compare with")
+    return dict((live.get("status") or {}).get("plan") or {})
+
+
+def _print(answer: Answer, options: PlanOptions, settings: Settings) -> None:
+    engine, result = engine_settings(settings), answer.result
+    cost = _cost(result, options.throughput)
+    if options.output in ("json", "yaml"):
+        document = documents.plan_document(result, engine, cost_per_million_tokens=cost, changes=answer.changes)
+        click.echo((documents.as_json if options.output == "json" else documents.as_yaml)(document))
+    else:
+        out = drawing.console()
+        drawing.draw_plan(out, result, _cost_line(cost, options.throughput))
+        if answer.changes is not None:
+            drawing.draw_changes(out, answer.changes)
+    if cost is None and options.throughput is not None and isinstance(result, Plan):
+        click.echo(f"no cost: --throughput needs --price {result.gpu.product}=... beside it", err=True)
+
+
+def _print_manifest(answer: Answer, settings: Settings) -> int:
+    """Where the operator would make no Deployment, the reason goes beside the standard output, which stays empty."""
+    if isinstance(answer.result, Refused) or answer.facts is None:
+        click.echo(headline(answer.result), err=True)
+        return REFUSED
+    decision = documents.decision(answer.asked, answer.facts, answer.result, engine_settings(settings))
+    if decision.is_predicted:
+        click.echo(f"no Deployment ({Reason.NO_CHECKPOINT}): {no_checkpoint(decision)}", err=True)
+        return REFUSED
+    if answer.facts.commit == LOCAL_COMMIT:
+        click.echo(f"its pods would download {answer.facts.repository}, which is a folder here and on no hub", err=True)
+    click.echo(documents.as_yaml(documents.deployment(answer.asked, decision)))
+    return FITS
+
+
+def _cost(result: Plan | Refused, throughput: float | None) -> float | None:
+    if throughput is None or isinstance(result, Refused) or result.price_per_hour is None:
+        return None
+    return cost_per_million_tokens(result.price_per_hour, throughput)
+
+
+def _cost_line(cost: float | None, throughput: float | None) -> str | None:
+    if cost is None or throughput is None:
+        return None
+    return f"{money(cost)} per million tokens, if one replica gives {rate(throughput)}, as --throughput says"

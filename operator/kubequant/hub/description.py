@@ -52,6 +52,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 Answer = TypeVar("Answer")
 
 
+class Source(Protocol):
+    """Where the bytes of a listing's files come from."""
+
+    def read_file(self, repository: str, commit: str, name: str, limit: int) -> bytes: ...
+
+    def read_range(self, repository: str, commit: str, name: str, start: int, end: int) -> Piece: ...
+
+
 class InThread(Protocol):
     """Runs blocking work elsewhere."""
 
@@ -72,17 +80,22 @@ async def resolve(in_thread: InThread, transport: Transport, question: Question)
 
 async def describe_at(
     in_thread: InThread,
-    transport: Transport,
+    source: Source,
     question: Question,
     listing: Listing,
     large: AbstractContextManager[object],
+    *,
+    data_required: bool = True,
 ) -> ModelFacts:
-    """The facts of a listing's commit. Threads enter `large` to parse what takes much memory. Raises Refused."""
-    files = _Files(in_thread, transport, replace(question, gated=listing.gated), listing, large)
+    """The facts of a listing's commit. Threads enter `large` to parse what takes much memory.
+
+    Without `data_required`, weight files may end anywhere after their headers. Raises Refused.
+    """
+    files = _Files(in_thread, source, replace(question, gated=listing.gated), listing, large, data_required)
     weights = candidate_weights(await _with_adapter_base(files))
     config = await _config(files)
     shape = shape_of(config)
-    tensors = await _tensors(files, weights)
+    tensors = await _tensors(files, weights, shape.num_hidden_layers)
     return ModelFacts(
         repository=listing.repository,
         commit=listing.commit,
@@ -100,16 +113,18 @@ class _Files:
     def __init__(
         self,
         in_thread: InThread,
-        transport: Transport,
+        source: Source,
         question: Question,
         listing: Listing,
         large: AbstractContextManager[object],
+        data_required: bool,
     ) -> None:
         self.listing = listing
         self._large = large
         self._in_thread = in_thread
-        self._transport = transport
+        self._source = source
         self._question = question
+        self._data_required = data_required
 
     async def document(self, name: str, limit: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
         """A JSON object. Raises Refused where it is none, or larger than `limit` bytes."""
@@ -119,7 +134,7 @@ class _Files:
 
         def read() -> dict[str, Any]:
             with turn:
-                return parse_object(self._transport.read_file(repository, commit, name, limit))
+                return parse_object(self._source.read_file(repository, commit, name, limit))
 
         try:
             with translated(self._question):
@@ -130,16 +145,16 @@ class _Files:
                 f"{name} cannot be used: {error}. Upload a sound one, or name another revision ({self.listing.page}).",
             ) from None
 
-    async def classes_of_shard(self, name: str, index: ShardIndex) -> tuple[TensorClass, ...]:
-        """The tensor classes of one safetensors file. Raises Refused where its header is not sound."""
+    async def classes_of_shard(self, name: str, index: ShardIndex, layers: int) -> tuple[TensorClass, ...]:
+        """The tensor classes of one safetensors file of a model with so many decoder layers. Raises Refused where its header is not sound."""
         repository, commit = self.listing.repository, self.listing.commit
 
         def read_range(start: int, end: int) -> Piece:
-            return self._transport.read_range(repository, commit, name, start, end)
+            return self._source.read_range(repository, commit, name, start, end)
 
         def read() -> tuple[TensorClass, ...]:
-            tensors = index.loaded_from(name, read_header(read_range, self._large))
-            return classes_of((tensor.name, tensor.dtype, tensor.shape, tensor.bytes) for tensor in tensors)
+            tensors = index.loaded_from(name, read_header(read_range, self._large, data_required=self._data_required))
+            return classes_of(((one.name, one.dtype, one.shape, one.bytes) for one in tensors), layers)
 
         try:
             with translated(self._question):
@@ -172,7 +187,7 @@ async def _config(files: _Files) -> Mapping[str, Any]:
     return config
 
 
-async def _tensors(files: _Files, weights: list[str]) -> tuple[TensorClass, ...]:
+async def _tensors(files: _Files, weights: list[str], layers: int) -> tuple[TensorClass, ...]:
     """The classes of all tensors that vLLM would load."""
     if INDEX in files.listing.files:
         index = ShardIndex(indexed_weights(files.listing, await files.document(INDEX, MAX_INDEX_BYTES)))
@@ -184,7 +199,7 @@ async def _tensors(files: _Files, weights: list[str]) -> tuple[TensorClass, ...]
 
     async def add(shard: str) -> None:
         async with slots:
-            sums.add(await files.classes_of_shard(shard, index))
+            sums.add(await files.classes_of_shard(shard, index, layers))
 
     await _all_or_first_failure([asyncio.ensure_future(add(shard)) for shard in weights])
     return sums.classes()

@@ -53,22 +53,25 @@ class StoredTensor:
         return self.end - self.start
 
 
-def read_header(read: ReadRange, turn: AbstractContextManager[object]) -> list[StoredTensor]:
+def read_header(
+    read: ReadRange, turn: AbstractContextManager[object], *, data_required: bool = True
+) -> list[StoredTensor]:
     """The tensors of one file, by one request, or two where the header is longer than FIRST_BYTES.
 
-    `turn` is entered to read and parse the rest of a longer one. Raises CorruptShardError.
+    `turn` is entered to read and parse the rest of a longer one. Without `data_required` the file may end anywhere
+    after its header. Raises CorruptShardError.
     """
     first = read(0, FIRST_BYTES)
     header_bytes = header_length(first.data, first.file_bytes)
     raw, data_start = first.data[_PREFIX_BYTES:], _PREFIX_BYTES + header_bytes
     data_bytes = first.file_bytes - data_start
     if len(raw) >= header_bytes:
-        return parse_header(raw[:header_bytes], data_bytes)
+        return parse_header(raw[:header_bytes], data_bytes, data_required=data_required)
     with turn:
         raw += read(len(first.data), data_start).data
         if len(raw) < header_bytes:
             raise CorruptShardError(f"its header ends after {len(raw):,} of {header_bytes:,} bytes")
-        return parse_header(raw, data_bytes)
+        return parse_header(raw, data_bytes, data_required=data_required)
 
 
 def header_length(prefix: bytes, file_bytes: int) -> int:
@@ -83,15 +86,18 @@ def header_length(prefix: bytes, file_bytes: int) -> int:
     return length
 
 
-def parse_header(raw: bytes, data_bytes: int) -> list[StoredTensor]:
-    """The tensors in the order of their data, which fill `data_bytes` without a hole. Raises CorruptShardError."""
+def parse_header(raw: bytes, data_bytes: int, *, data_required: bool = True) -> list[StoredTensor]:
+    """The tensors in the order of their data, which fill `data_bytes` without a hole. Raises CorruptShardError.
+
+    Without `data_required` they may need more than there is.
+    """
     try:
         entries = parse_object(raw)
     except InvalidDocumentError as error:
         raise CorruptShardError(f"its header cannot be read: {error}") from None
     entries.pop(_METADATA, None)
     tensors = sorted(_tensors(entries), key=lambda tensor: (tensor.start, tensor.end))
-    _check_data(tensors, data_bytes)
+    _check_data(tensors, data_bytes, data_required)
     return tensors
 
 
@@ -124,7 +130,7 @@ def _counts(numbers: object) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _check_data(tensors: list[StoredTensor], data_bytes: int) -> None:
+def _check_data(tensors: list[StoredTensor], data_bytes: int, required: bool) -> None:
     reached = 0
     for tensor in tensors:
         if tensor.start != reached:
@@ -132,5 +138,5 @@ def _check_data(tensors: list[StoredTensor], data_bytes: int) -> None:
                 f"the data of {quoted(tensor.name)} starts at byte {tensor.start:,}, where {reached:,} was due"
             )
         reached = tensor.end
-    if reached != data_bytes:
+    if reached < data_bytes or (reached > data_bytes and required):
         raise CorruptShardError(f"its header describes {reached:,} bytes of data, but {data_bytes:,} follow it")

@@ -6,11 +6,14 @@ Both are of the engine's own image, under Pod Security `restricted`. The launche
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from kubequant.api.spec import Pod
 from kubequant.manifests.names import REVISION_LABEL, Owner, labels_of
 from kubequant.manifests.recipe import Recipe
+from kubequant.planning.cloud_labels import FRACTION_LABELS
+from kubequant.planning.taints import STANDARD_TOLERATION
 
 ENGINE_CONTAINER = "engine"
 DOWNLOAD_CONTAINER = "download"
@@ -20,7 +23,6 @@ MODEL_FOLDER = "/models/model"
 FILES_FOLDER = "/kubequant"
 HOME_FOLDER = "/home/engine"
 USER_ID = 65532
-GPU_RESOURCE = "nvidia.com/gpu"
 
 PRE_STOP_SECONDS = 5  # endpoints forget the pod before it stops taking requests
 DRAIN_SECONDS = 40  # requests under way may finish
@@ -60,7 +62,7 @@ def build_pod_template(owner: Owner, recipe: Recipe, pod: Pod, files_name: str) 
                 },
                 "nodeSelector": pod.node_selector or None,
                 "affinity": _affinity(recipe),
-                "tolerations": _tolerations(pod),
+                "tolerations": _tolerations(recipe, pod),
                 "runtimeClassName": pod.runtime_class_name,
                 "priorityClassName": pod.priority_class_name,
                 "imagePullSecrets": [{"name": secret.name} for secret in pod.image_pull_secrets or []] or None,
@@ -116,7 +118,7 @@ def _engine_container(recipe: Recipe, pod: Pod) -> Manifest:
         "readinessProbe": {"httpGet": health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {"httpGet": health, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "resources": _resources(pod, gpus=recipe.gpus),
+        "resources": _resources(pod, {recipe.gpu_resource: str(recipe.gpus)}),
         "securityContext": _restricted(),
         "terminationMessagePolicy": "File",
         "volumeMounts": [
@@ -148,7 +150,7 @@ def _download_container(recipe: Recipe, pod: Pod) -> Manifest:
             str(recipe.download_bytes),
         ],
         "env": environment,
-        "resources": _resources(pod, gpus=0),
+        "resources": _resources(pod, {}),
         "securityContext": _restricted(),
         "terminationMessagePolicy": "File",
         "volumeMounts": [{"name": "model", "mountPath": "/models"}, *_common_mounts()],
@@ -183,17 +185,14 @@ def _volumes(recipe: Recipe, files_name: str) -> list[Manifest]:
     ]
 
 
-def _resources(pod: Pod, gpus: int) -> Manifest:
+def _resources(pod: Pod, gpus: dict[str, str]) -> Manifest:
     asked = pod.resources
     requests = {
         "cpu": str((asked and asked.cpu) or DEFAULT_CPU),
         "memory": str((asked and asked.memory) or DEFAULT_MEMORY),
+        **gpus,
     }
-    limits: dict[str, str] = {}
-    if asked and asked.memory:
-        limits["memory"] = str(asked.memory)
-    if gpus:
-        requests[GPU_RESOURCE] = limits[GPU_RESOURCE] = str(gpus)
+    limits = {**({"memory": str(asked.memory)} if asked and asked.memory else {}), **gpus}
     return {"requests": requests, "limits": limits} if limits else {"requests": requests}
 
 
@@ -206,24 +205,43 @@ def _restricted() -> Manifest:
 
 
 def _affinity(recipe: Recipe) -> Manifest:
-    """Exactly the product that the plan rests on, with at least the memory that it rests on."""
-    expressions: list[Manifest] = [
-        {"key": "nvidia.com/gpu.product", "operator": "In", "values": [recipe.gpu_product]},
+    """Exactly the product that the plan rests on, with at least the memory that it rests on. Either term will do.
+
+    Nodes selected by labels of a cloud or a pool may have no label of GPU Feature Discovery. Where they have one, now or after it
+    is installed, it must agree; where they have none, the cloud must not say that their GPUs are cut or shared.
+    """
+    product, memory = f"{recipe.gpu_resource}.product", f"{recipe.gpu_resource}.memory"
+    chosen = [_one_of(key, value) for key, value in recipe.gpu_selector]
+    labelled = [*chosen, _one_of(product, recipe.gpu_product)]
+    enough = [*labelled, {"key": memory, "operator": "Gt", "values": [str(recipe.gpu_memory_mib - 1)]}]
+    terms = [enough if recipe.gpu_memory_mib else labelled]
+    if chosen:
+        fractions = [_absent(label) for label in FRACTION_LABELS if label not in dict(recipe.gpu_selector)]
+        terms.insert(0, [*chosen, _absent(product), *fractions])
+    elif recipe.gpu_memory_mib and not recipe.gpu_memory_labelled:
+        terms.append([*labelled, _absent(memory)])
+    required = {"nodeSelectorTerms": [{"matchExpressions": expressions} for expressions in terms]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def _one_of(label: str, value: str) -> Manifest:
+    return {"key": label, "operator": "In", "values": [value]}
+
+
+def _absent(label: str) -> Manifest:
+    return {"key": label, "operator": "DoesNotExist"}
+
+
+def _tolerations(recipe: Recipe, pod: Pod) -> list[Manifest]:
+    """For the taint that GPU nodes commonly carry (these pods do ask for GPUs), for those of the GPU class, and the user's."""
+    ours = [
+        {name: value for name, value in asdict(toleration).items() if value}
+        for toleration in dict.fromkeys((STANDARD_TOLERATION, *recipe.tolerations))
     ]
-    if recipe.gpu_memory_mib:
-        expressions.append(
-            {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(recipe.gpu_memory_mib - 1)]}
-        )
-    terms = [{"matchExpressions": expressions}]
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
-
-
-def _tolerations(pod: Pod) -> list[Manifest]:
-    """The user's, and the taint that GPU nodes commonly carry: these pods do ask for GPUs."""
     asked = [
         toleration.model_dump(by_alias=True, exclude_none=True, mode="json") for toleration in pod.tolerations or []
     ]
-    return [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}, *asked]
+    return [*ours, *asked]
 
 
 def _without_none(mapping: Manifest) -> Manifest:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kubequant.planning.gpu_table import GPU_RESOURCE
+from kubequant.planning.values import Toleration
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -30,7 +33,11 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes in bytes. `gpu_memory_mib` is the least label nvidia.com/gpu.memory that the plan holds for; 0: not asked."""
+    """Sizes in bytes. `gpu_memory_mib` is the least label nvidia.com/gpu.memory that the plan holds for; 0: not asked.
+
+    `gpu_selector` are labels of a cloud or a declared pool, where GPU Feature Discovery may not have labelled the nodes;
+    `gpu_memory_labelled` is False where it left out the memory; `tolerations` are those of the GPU class.
+    """
 
     repository: str
     commit: str
@@ -42,6 +49,10 @@ class Recipe:
     download_bytes: int
     token_secret: tuple[str, str] | None  # (name, key)
     engine: EngineSettings
+    gpu_resource: str = GPU_RESOURCE
+    gpu_selector: tuple[tuple[str, str], ...] = ()
+    gpu_memory_labelled: bool = True
+    tolerations: tuple[Toleration, ...] = ()
 
     @property
     def start_budget_seconds(self) -> int:
@@ -77,4 +88,8 @@ class Recipe:
                 load_floor_bytes_per_second=engine["load_floor_bytes_per_second"],
                 hub_endpoint=engine["hub_endpoint"],
             ),
+            gpu_resource=data.get("gpu_resource", GPU_RESOURCE),
+            gpu_selector=tuple((key, value) for key, value in data.get("gpu_selector", ())),
+            gpu_memory_labelled=data.get("gpu_memory_labelled", True),
+            tolerations=tuple(Toleration(**toleration) for toleration in data.get("tolerations", ())),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from kubequant.planning import kv_cache
 from kubequant.planning.candidates import Candidate
 from kubequant.planning.rules import MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
 from kubequant.planning.text import tokens
@@ -17,16 +16,21 @@ _LARGEST_CARD_GIB = 288
 
 def closest(refused: Sequence[tuple[Candidate, Refusal]]) -> tuple[Candidate, Refusal]:
     """The candidate that came farthest along the chain, and of those the one with the least memory missing."""
-    return max(refused, key=_closeness)
+    return max(refused, key=closeness)
 
 
-def _closeness(pair: tuple[Candidate, Refusal]) -> tuple[int, int]:
+def closeness(pair: tuple[Candidate, Refusal]) -> tuple[int, int]:
+    """How near a refused candidate came; larger is nearer. What the user excluded themselves is farthest."""
     candidate, refusal = pair
     if refusal.rule in USER_RULE_NAMES:
-        return -2, 0  # the user does not want to hear of these
+        return -2, 0
     if refusal.rule not in MEMORY_RULE_NAMES:
         return -1, 0
-    needed = kv_cache.bytes_for(candidate.demand.tokens, candidate.budget.kv_bytes_per_token)
+    demand = candidate.demand
+    needed = max(
+        candidate.layout.bytes_for(1, demand.context_tokens),
+        candidate.layout.bytes_for(demand.concurrent_requests, demand.tokens_per_request),
+    )
     return MEMORY_RULE_NAMES.index(refusal.rule), (candidate.budget.kv_cache_bytes - needed) * candidate.gpus
 
 
@@ -37,13 +41,15 @@ def what_would_help(candidate: Candidate) -> str:
 
 
 def _smaller_demand(candidate: Candidate) -> Iterator[str]:
-    fitting, demand = candidate.kv_cache_tokens, candidate.demand
-    if fitting >= demand.context_tokens:
-        yield f"serving.concurrentRequests of at most {fitting // demand.tokens_per_request}"
-    elif fitting >= demand.tokens_per_request * demand.concurrent_requests:
-        yield f"serving.contextTokens of at most {fitting}"
-    elif fitting:
-        yield f"a demand of at most {tokens(fitting)} (serving.contextTokens, concurrentRequests x tokensPerRequest)"
+    demand, cache = candidate.demand, candidate.budget.kv_cache_bytes
+    requests = candidate.layout.requests_in(cache, demand.tokens_per_request)
+    longest = candidate.longest_context_tokens
+    if longest >= demand.context_tokens and requests:
+        yield f"serving.concurrentRequests of at most {requests}"
+    elif requests >= demand.concurrent_requests and longest:
+        yield f"serving.contextTokens of at most {longest}"
+    elif longest:
+        yield f"a demand of at most {tokens(longest)} (serving.contextTokens, concurrentRequests x tokensPerRequest)"
 
 
 def _more_gpus(candidate: Candidate) -> Iterator[str]:

@@ -1,19 +1,22 @@
-"""One way to place a model: a GPU class, a number of GPUs, and everything that follows from them."""
+"""One way to place a model: a checkpoint, a GPU class, a number of GPUs, and everything that follows from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from kubequant.planning import kv_cache
 from kubequant.planning.engines import vllm
+from kubequant.planning.kv_cache import KvLayout, kv_layout
 from kubequant.planning.memory import EngineLoad, memory_budget
+from kubequant.planning.roofline import Roofline, roofline
 from kubequant.planning.tensors import weights_per_rank
 from kubequant.planning.values import (
+    CacheKind,
     ComputeCapability,
     GpuClass,
     Intent,
     KvCacheDtype,
+    Measurement,
     MemoryBudget,
     ModelFacts,
     ModelShape,
@@ -50,20 +53,22 @@ def kv_cache_dtypes(intent: Intent, shape: ModelShape, capability: ComputeCapabi
     """What to try, best first. `BF16` asked for means 16 bit: a model in float16 keeps float16, as the engine demands.
 
     Automatic is FP8 where the GPU converts it natively, else 16 bit; 16 bit as well where FP8 does not fit, because its attention
-    backend keeps a workspace that a very small card has no room for.
+    backend keeps a workspace that a very small card has no room for. Layers with a window stay in 16 bit unless asked:
+    their caches are small, and eight bits are known to hurt them.
     """
     sixteen_bit = vllm.activation_dtype(shape, capability)
     if intent.kv_cache_dtype is KvCacheDtype.FP8:
         return ("FP8",)
-    possible = vllm.fp8_kv_cache_obstacle(capability, shape.head_dim) is None
-    if intent.kv_cache_dtype is KvCacheDtype.AUTO and possible and vllm.fp8_kv_cache_is_default(capability):
+    possible = vllm.fp8_kv_cache_obstacle(capability, shape) is None and vllm.fp8_kv_cache_is_default(capability)
+    windowed = shape.keeps(CacheKind.SLIDING, CacheKind.CHUNKED)
+    if intent.kv_cache_dtype is KvCacheDtype.AUTO and possible and not windowed:
         return "FP8", sixteen_bit
     return (sixteen_bit,)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A GPU class and a tensor-parallel size, for one model and one intent. Its properties are computed on demand."""
+    """A checkpoint on a GPU class, for one intent. Its properties are computed on demand."""
 
     intent: Intent
     facts: ModelFacts
@@ -72,6 +77,12 @@ class Candidate:
     gpus: int
     max_num_batched_tokens: int
     kv_cache_dtype: str  # BF16 | F16 | FP8
+    pipeline_parallel_size: int = 1
+    measurement: Measurement | None = None
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        return self.gpus // self.pipeline_parallel_size
 
     @cached_property
     def demand(self) -> Demand:
@@ -91,25 +102,44 @@ class Candidate:
 
     @property
     def linear_layers(self) -> tuple[tuple[int, int], ...]:
-        """(inputs, outputs) on one rank of q, k, o, gate and down projections."""
-        shape, ranks = self.facts.shape, self.gpus
+        """(inputs, outputs) on one rank of q, k, o, gate and down projections, of the MLP and of experts."""
+        shape, ranks = self.facts.shape, self.tensor_parallel_size
         query = shape.num_attention_heads * shape.head_dim // ranks
         key = max(1, shape.num_key_value_heads // ranks) * shape.head_dim
-        inner = shape.intermediate_size // ranks
         hidden = shape.hidden_size
-        return ((hidden, query), (hidden, key), (query, hidden), (hidden, inner), (inner, hidden))
+        attention = () if shape.keeps(CacheKind.LATENT) else ((hidden, query), (hidden, key), (query, hidden))
+        inner = [size // ranks for size in self.intermediate_sizes]
+        return (*attention, *(pair for size in inner for pair in ((hidden, size), (size, hidden))))
+
+    @property
+    def intermediate_sizes(self) -> tuple[int, ...]:
+        """Inner sizes of the MLPs that the model has: dense, of an expert, of the shared experts."""
+        shape = self.facts.shape
+        experts = (shape.experts.intermediate_size, shape.experts.shared_intermediate_size) if shape.experts else ()
+        return tuple(size for size in (shape.intermediate_size, *experts) if size)
 
     @cached_property
     def weight_bytes_per_rank(self) -> int:
-        stored = weights_per_rank(self.facts, self.gpus)
+        stages = (self.pipeline_parallel_size,) if self.pipeline_parallel_size > 1 else ()
+        stored = weights_per_rank(self.facts, self.tensor_parallel_size, *stages)
         return stored + vllm.repacked_growth_bytes(self.facts.stored, self.kernel or "", stored)
+
+    @cached_property
+    def layout(self) -> KvLayout:
+        return kv_layout(
+            self.facts.shape,
+            self.kv_cache_dtype,
+            self.tensor_parallel_size,
+            self.pipeline_parallel_size,
+            self.max_num_batched_tokens,
+        )
 
     @cached_property
     def budget(self) -> MemoryBudget:
         load = EngineLoad(
             shape=self.facts.shape,
             weight_bytes=self.weight_bytes_per_rank,
-            tensor_parallel_size=self.gpus,
+            tensor_parallel_size=self.tensor_parallel_size,
             max_num_seqs=self.intent.concurrent_requests,
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_dtype=self.kv_cache_dtype,
@@ -117,31 +147,71 @@ class Candidate:
             attention_workspace_bytes=vllm.attention_workspace_bytes(
                 self.kv_cache_dtype, self.gpu.compute_capability, self.facts.shape.head_dim
             ),
+            pipeline_parallel_size=self.pipeline_parallel_size,
+            enforce_eager=("enforce-eager", "true") in self.intent.engine_arguments,
         )
         return memory_budget(
-            load, self.gpu.memory_bytes, self.engine.overheads, reserved_bytes=self.intent.reserved_memory_bytes
+            load,
+            self.gpu.memory_bytes,
+            self.engine.overheads,
+            reserved_bytes=self.intent.reserved_memory_bytes,
+            correction=self.measurement,
         )
 
-    @property
-    def kv_cache_tokens(self) -> int:
-        """Promised."""
-        return kv_cache.tokens_in(self.budget.kv_cache_bytes, self.budget.kv_bytes_per_token)
-
-    @property
-    def expected_kv_cache_tokens(self) -> int:
-        return kv_cache.tokens_in(self.budget.expected_kv_cache_bytes, self.budget.kv_bytes_per_token)
+    @cached_property
+    def longest_context_tokens(self) -> int:
+        """The longest request that the promised cache holds, up to the model's own context; 0 when not even one block is left."""
+        blocks = self.layout.blocks_in(self.budget.kv_cache_bytes)
+        low, high = 0, self.facts.shape.max_position_embeddings
+        if self.layout.blocks_for(high) <= blocks:
+            return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.layout.blocks_for(middle) <= blocks else (low, middle)
+        return low
 
     @property
     def context_tokens(self) -> int:
         """As asked; left open, as long as fits, up to the model's own."""
         if self.intent.context_tokens is not None:
             return self.intent.context_tokens
-        return min(self.facts.shape.max_position_embeddings, self.kv_cache_tokens)
+        return self.longest_context_tokens
+
+    @property
+    def kv_cache_tokens(self) -> int:
+        """Promised, as the engine counts: requests at full length x that length."""
+        return self._tokens_in(self.budget.kv_cache_bytes)
+
+    @property
+    def expected_kv_cache_tokens(self) -> int:
+        return self._tokens_in(self.budget.expected_kv_cache_bytes)
+
+    def _tokens_in(self, cache_bytes: int) -> int:
+        return self.layout.tokens_in(cache_bytes, max(1, self.context_tokens or self.demand.context_tokens))
 
     @property
     def memory_taken_bytes(self) -> int:
-        """GPU memory taken from the cluster: what LowestCost makes least."""
+        """GPU memory taken from the cluster: what LowestCost makes least where no prices are given."""
         return self.gpus * self.gpu.label_memory_bytes
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """Of one replica, None where the user has given no price for this product."""
+        return None if self.gpu.price_per_hour is None else self.gpus * self.gpu.price_per_hour
+
+    @cached_property
+    def roofline(self) -> Roofline | None:
+        """At the concurrency and length asked for; None where the card's rates are not known."""
+        demand = self.demand
+        return roofline(
+            self.facts,
+            self.gpu,
+            self.gpus,
+            self.scheme,
+            self.kv_cache_dtype,
+            demand.concurrent_requests,
+            demand.tokens_per_request,
+        )
 
     @property
     def name(self) -> str:

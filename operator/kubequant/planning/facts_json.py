@@ -8,9 +8,21 @@ import zlib
 from dataclasses import asdict
 from typing import Any
 
-from kubequant.planning.values import ModelFacts, ModelShape, StoredMethod, StoredQuantization, TensorClass
+from kubequant.planning.values import (
+    CacheKind,
+    CacheLayers,
+    Experts,
+    ModelFacts,
+    ModelShape,
+    StateTensor,
+    StoredMethod,
+    StoredQuantization,
+    TensorClass,
+)
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)
+"""1 knew only dense decoders: what it does not say has the defaults of `values`."""
 
 
 def facts_to_json(facts: ModelFacts) -> str:
@@ -26,6 +38,7 @@ def facts_to_json(facts: ModelFacts) -> str:
         "stored": asdict(facts.stored) if facts.stored else None,
         "downloadBytes": facts.download_bytes,
         "hasChatTemplate": facts.has_chat_template,
+        "predicted": facts.predicted,
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
@@ -46,11 +59,11 @@ def unpacked_facts(text: str) -> ModelFacts:
 def facts_from_json(text: str) -> ModelFacts:
     """Raises ValueError for another version and for what is no such document."""
     document = json.loads(text)
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise ValueError(f"model facts must be a document of version {VERSION}")
+    if not isinstance(document, dict) or document.get("version") not in _READABLE:
+        raise ValueError(f"model facts must be a document of version {' or '.join(map(str, _READABLE))}")
     try:
         return _facts(document)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"model facts are incomplete: {error}") from error
 
 
@@ -58,7 +71,7 @@ def _facts(document: dict[str, Any]) -> ModelFacts:
     return ModelFacts(
         repository=document["repository"],
         commit=document["commit"],
-        shape=ModelShape(**document["shape"]),
+        shape=_shape(document["shape"]),
         tensors=tuple(
             TensorClass(pattern, dtype, tuple(shape), count, size)
             for pattern, dtype, shape, count, size in document["tensors"]
@@ -66,7 +79,21 @@ def _facts(document: dict[str, Any]) -> ModelFacts:
         stored=_stored(document["stored"]),
         download_bytes=document["downloadBytes"],
         has_chat_template=document["hasChatTemplate"],
+        predicted=document.get("predicted", False),
     )
+
+
+def _shape(fields: dict[str, Any]) -> ModelShape:
+    caches = tuple(_cache(cache) for cache in fields.get("caches", ()))
+    experts = fields.get("experts")
+    return ModelShape(
+        **{**fields, "caches": caches, "experts": Experts(**experts) if experts is not None else None},
+    )
+
+
+def _cache(fields: dict[str, Any]) -> CacheLayers:
+    state = tuple(StateTensor(**one) for one in fields["state"])
+    return CacheLayers(**{**fields, "kind": CacheKind(fields["kind"]), "state": state})
 
 
 def _stored(fields: dict[str, Any] | None) -> StoredQuantization | None:

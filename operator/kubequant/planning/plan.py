@@ -1,74 +1,104 @@
 """From what the user wants, what the model is and what the cluster has to one plan, or to a refusal that helps.
 
-Every GPU class is tried with every number of GPUs of one node that vLLM can split a model over. Each candidate walks the chain of rules
-(rules.py); survivors are ranked by LowestCost: least GPU memory taken from the cluster, then fewer GPUs, then the product's name.
-Every refusal is kept.
+Every checkpoint (schemes.py) is tried on every GPU class with every number of GPUs of one node that vLLM can split a model over
+(tensor parallelism; pipeline stages would help only across nodes, where they need a LeaderWorkerSet).
+Each candidate walks the chain of rules (rules.py); what passes but would be a bad choice is refused by comparison
+(policy.py); the rest is ranked (ranking.py). Every refusal is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from kubequant.api.conditions import Reason
-from kubequant.planning.advice import closest, what_would_help
+from kubequant.planning.advice import closeness, closest, what_would_help
 from kubequant.planning.candidates import Candidate, demand_of, kv_cache_dtypes
 from kubequant.planning.engines import vllm
+from kubequant.planning.policy import compared
+from kubequant.planning.ranking import ranked
+from kubequant.planning.report import plan_of
 from kubequant.planning.rules import MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
+from kubequant.planning.schemes import checkpoints, worth_trying
 from kubequant.planning.tensors import disagreement
-from kubequant.planning.text import gib, tokens
-from kubequant.planning.values import Alternative, Fleet, GpuClass, Intent, ModelFacts, Plan, Refusal, Refused
-
-MAX_ALTERNATIVES = 5
-MAX_REFUSALS = 20
-"""Both stand in status, where lists are bounded."""
+from kubequant.planning.text import gib
+from kubequant.planning.values import Fleet, GpuClass, Intent, Measurement, ModelFacts, Plan, Refusal, Refused
 
 _TENSOR_PARALLEL_SIZES = (1, 2, 4, 8, 16)
 """Other sizes practically never divide a vocabulary padded to 64 and the heads alike."""
 
+Tried = tuple[Candidate, Refusal]
 
-def plan(intent: Intent, facts: ModelFacts, fleet: Fleet, engine: vllm.EngineProfile) -> Plan | Refused:
+
+@dataclass(frozen=True)
+class Measured:
+    """A start-up of this very model that was measured: where it holds, and by how much the expectation was off."""
+
+    engine_version: str
+    gpu: str
+    gpus: int
+    scheme: str
+    measurement: Measurement
+
+
+def plan(
+    intent: Intent,
+    facts: ModelFacts,
+    fleet: Fleet,
+    engine: vllm.EngineProfile,
+    measured: Sequence[Measured] = (),
+) -> Plan | Refused:
     """Decides. Deterministic in its arguments; the order of nodes does not matter."""
     refused = _inputs_refused(intent, facts) or _fleet_refused(fleet)
     if refused:
         return refused
+    tried = checkpoints(intent, facts)
+    if isinstance(tried, Refused):
+        return tried
     survivors: list[Candidate] = []
-    refusals: list[Refusal] = []
-    refused_candidates: list[tuple[Candidate, Refusal]] = []
+    refusals: list[Tried] = []
     for gpu, gpus in _placements(fleet, intent):
-        outcome = _try(intent, facts, engine, gpu, gpus)
-        if isinstance(outcome, Candidate):
-            survivors.append(outcome)
-        else:
-            refused_candidates.append(outcome)
-            refusals.append(outcome[1])
-    if not survivors:
-        return _nothing_passed(refused_candidates, fleet)
-    best, *others = sorted(survivors, key=_lowest_cost)
-    return _plan_of(best, others, refusals)
-
-
-def _lowest_cost(candidate: Candidate) -> tuple[int, int, str]:
-    return candidate.memory_taken_bytes, candidate.gpus, candidate.gpu.product
+        for checkpoint in tried:
+            if not worth_trying(checkpoint, intent, gpu.compute_capability):
+                continue
+            measurement = _measurement(measured, engine, gpu, gpus, checkpoint)
+            outcome = _try(intent, checkpoint, engine, gpu, gpus, measurement)
+            if isinstance(outcome, Candidate):
+                survivors.append(outcome)
+            else:
+                refusals.append(outcome)
+    kept, compared_refusals = compared(survivors)
+    if not kept:
+        return _nothing_passed(refusals + compared_refusals, fleet)
+    best, *others = ranked(kept, intent.objective)
+    by_closeness = sorted(refusals, key=closeness, reverse=True)
+    return plan_of(best, others, [refusal for _, refusal in (*compared_refusals, *by_closeness)], fleet)
 
 
 def _placements(fleet: Fleet, intent: Intent) -> Iterator[tuple[GpuClass, int]]:
-    """The user's own number is tried even where it is no power of two: the rules say whether it divides."""
-    sizes = {*_TENSOR_PARALLEL_SIZES, intent.gpus_per_replica or 1}
+    """The user's own number is tried even where it is no power of two or more than a node has: the rules say what is wrong."""
     for gpu in fleet.classes:
-        for gpus in sorted(sizes):
-            if gpus <= gpu.per_node:
-                yield gpu, gpus
+        sizes = {size for size in _TENSOR_PARALLEL_SIZES if size <= gpu.per_node}
+        for gpus in sorted({*sizes, intent.gpus_per_replica or 1}):
+            yield gpu, gpus
 
 
 def _try(
-    intent: Intent, facts: ModelFacts, engine: vllm.EngineProfile, gpu: GpuClass, gpus: int
-) -> Candidate | tuple[Candidate, Refusal]:
+    intent: Intent,
+    checkpoint: ModelFacts,
+    engine: vllm.EngineProfile,
+    gpu: GpuClass,
+    gpus: int,
+    measurement: Measurement | None,
+) -> Candidate | Tried:
     """The first of its variants that passes, else the one that came closest: FP8 before 16-bit KV cache where both are
     open, the larger prefill batch before the smaller."""
-    refused: list[tuple[Candidate, Refusal]] = []
-    for kv_cache_dtype in kv_cache_dtypes(intent, facts.shape, gpu.compute_capability):
+    refused: list[Tried] = []
+    for kv_cache_dtype in kv_cache_dtypes(intent, checkpoint.shape, gpu.compute_capability):
         for batched_tokens in vllm.batched_token_choices(gpu.memory_bytes, intent.concurrent_requests):
-            candidate = Candidate(intent, facts, engine, gpu, gpus, batched_tokens, kv_cache_dtype)
+            candidate = Candidate(
+                intent, checkpoint, engine, gpu, gpus, batched_tokens, kv_cache_dtype, measurement=measurement
+            )
             refusal = first_refusal(candidate)
             if refusal is None:
                 return candidate
@@ -76,28 +106,26 @@ def _try(
     return closest(refused)
 
 
+def _measurement(
+    measured: Sequence[Measured], engine: vllm.EngineProfile, gpu: GpuClass, gpus: int, checkpoint: ModelFacts
+) -> Measurement | None:
+    scheme = checkpoint.stored.scheme if checkpoint.stored else "Unquantized"
+    for one in measured:
+        if (one.engine_version, one.gpu, one.gpus, one.scheme) == (engine.version, gpu.product, gpus, scheme):
+            return one.measurement
+    return None
+
+
 def _inputs_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
     """What no GPU could change."""
     if contradiction := disagreement(facts):
         message = f"{facts.repository}: {contradiction}; take config and weights of one and the same export"
         return Refused(Reason.CORRUPT_CHECKPOINT, message)
-    for check in (_scheme_refused, _context_refused):
-        if refused := check(intent, facts):
-            return refused
+    if refused := _context_refused(intent, facts):
+        return refused
     if obstacle := vllm.arguments_obstacle(intent.engine_arguments):
         return Refused(Reason.ARGUMENT_NOT_ALLOWED, obstacle)
     return None
-
-
-def _scheme_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
-    stored = facts.stored.scheme if facts.stored else "Unquantized"
-    if intent.scheme in ("Auto", stored):
-        return None
-    return Refused(
-        Reason.SCHEME_MISMATCH,
-        f"quantization.scheme is {intent.scheme}, but {facts.repository} is {stored}: leave the scheme out, or name "
-        f"a repository that is {intent.scheme}",
-    )
 
 
 def _context_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
@@ -106,8 +134,8 @@ def _context_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
         if asked is not None and asked > own:
             return Refused(
                 Reason.CONTEXT_TOO_LONG,
-                f"serving.{field} is {asked:,}, {facts.repository} allows {own:,} (max_position_embeddings): ask for "
-                f"at most {own:,}",
+                f"serving.{field} is {asked:,}, {facts.repository} allows {own:,} (max_position_embeddings; "
+                f"{_rope(facts)}): ask for at most {own:,}",
             )
     demand = demand_of(intent, own)
     if demand.tokens_per_request > demand.context_tokens:
@@ -117,6 +145,13 @@ def _context_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
             f"{demand.context_tokens:,}: no request can hold more than the context",
         )
     return None
+
+
+def _rope(facts: ModelFacts) -> str:
+    scaling = facts.shape.rope_scaling
+    if scaling:
+        return f"its RoPE scaling, {scaling}, is counted in that"
+    return "its config.json has no RoPE scaling, which is what stretches a context"
 
 
 def _fleet_refused(fleet: Fleet) -> Refused | None:
@@ -141,67 +176,41 @@ def _unreadable(fleet: Fleet) -> str:
     return f"node {first.name} {first.reason}" + (f" (and {len(rest)} more)" if rest else "")
 
 
-def _nothing_passed(refused: list[tuple[Candidate, Refusal]], fleet: Fleet) -> Refused:
-    refusals = tuple(refusal for _, refusal in refused)
-    if all(refusal.rule in USER_RULE_NAMES for refusal in refusals):
+def _nothing_passed(refused: list[Tried], fleet: Fleet) -> Refused:
+    several_nodes = list(_over_several_nodes(refused))
+    in_order = sorted(refused, key=closeness, reverse=True)
+    refusals = (*several_nodes, *(refusal for _, refusal in in_order))
+    if all(refusal.rule in (*USER_RULE_NAMES, "multiNode") for refusal in refusals):
         has = ", ".join(
             f"{gpu.product} ({gib(gpu.label_memory_bytes)}, up to {gpu.per_node} a node)" for gpu in fleet.classes[:5]
         )
-        message = f"spec.gpu excludes every GPU that the cluster has: {has}; closest: {refusals[-1].message}"
-        return Refused(Reason.NO_MATCHING_GPU, message, refusals[:MAX_REFUSALS])
-    candidate, refusal = closest(refused)
-    message = f"fits no GPU of the cluster. Closest is {refusal.message}"
+        message = f"spec.gpu excludes every GPU that there is: {has}; closest: {refusals[0].message}"
+        return Refused(Reason.NO_MATCHING_GPU, message, refusals)
+    candidate, refusal = in_order[0]
+    message = f"fits none of the GPUs that there are. Closest is {refusal.message}"
     if refusal.rule in MEMORY_RULE_NAMES:
         message += f". What would help: {what_would_help(candidate)}"
+    if several_nodes:
+        message += f". {several_nodes[0].message}"
     if fleet.unreadable:
         message += f". Not counted: {_unreadable(fleet)}"
-    return Refused(Reason.DOES_NOT_FIT, message, refusals[:MAX_REFUSALS])
+    return Refused(Reason.DOES_NOT_FIT, message, refusals)
 
 
-def _plan_of(best: Candidate, others: list[Candidate], refusals: list[Refusal]) -> Plan:
-    facts, intent = best.facts, best.intent
-    served_model_name = intent.served_model_name or intent.repository
-    assert best.kernel is not None, "a candidate without a kernel was refused"
-    return Plan(
-        repository=facts.repository,
-        commit=facts.commit,
-        gpu=best.gpu,
-        gpus_per_replica=best.gpus,
-        scheme=best.scheme,
-        method=facts.stored.method if facts.stored else "None",
-        kernel=best.kernel,
-        kv_cache_dtype=best.kv_cache_dtype,
-        budget=best.budget,
-        context_tokens=best.context_tokens,
-        concurrent_requests=intent.concurrent_requests,
-        kv_cache_tokens=best.kv_cache_tokens,
-        expected_kv_cache_tokens=best.expected_kv_cache_tokens,
-        served_model_name=served_model_name,
-        weight_bytes=facts.weight_bytes,
-        download_bytes=facts.download_bytes,
-        arguments=vllm.build_arguments(_launch(best, served_model_name)),
-        evidence=best.budget.evidence,
-        alternatives=tuple(_alternative(other) for other in others[:MAX_ALTERNATIVES]),
-        refusals=tuple(refusals[:MAX_REFUSALS]),
-    )
-
-
-def _launch(best: Candidate, served_model_name: str) -> vllm.Launch:
-    return vllm.Launch(
-        served_model_name=served_model_name,
-        context_tokens=best.context_tokens,
-        max_num_seqs=best.intent.concurrent_requests,
-        max_num_batched_tokens=best.max_num_batched_tokens,
-        gpu_memory_utilization=best.budget.gpu_memory_utilization,
-        tensor_parallel_size=best.gpus,
-        activation_dtype=best.activation_dtype,
-        stored_dtype=best.facts.shape.dtype,
-        kv_cache_dtype=best.kv_cache_dtype,
-        checkpoint_kv_cache_dtype=best.facts.stored.kv_cache_dtype if best.facts.stored else None,
-        engine_arguments=best.intent.engine_arguments,
-    )
-
-
-def _alternative(candidate: Candidate) -> Alternative:
-    message = f"{candidate.name}: {tokens(candidate.kv_cache_tokens)} of {candidate.kv_cache_dtype} KV cache"
-    return Alternative(candidate.gpu.product, candidate.gpus, message)
+def _over_several_nodes(refused: list[Tried]) -> Iterator[Refusal]:
+    """Placements that would fit if a replica could span nodes: one pipeline stage a node."""
+    for candidate, refusal in refused:
+        gpu = candidate.gpu
+        if (
+            refusal.rule not in MEMORY_RULE_NAMES
+            or candidate.gpus != gpu.per_node
+            or candidate.pipeline_parallel_size > 1
+        ):
+            continue
+        for nodes in (2, 4):
+            wider = replace(candidate, gpus=nodes * gpu.per_node, pipeline_parallel_size=nodes, measurement=None)
+            obstacle = first_refusal(wider)
+            alone = replace(wider, gpu=replace(gpu, per_node=wider.gpus))
+            if nodes <= gpu.nodes and obstacle and obstacle.rule == "multiNode" and first_refusal(alone) is None:
+                yield obstacle
+                break

@@ -1,10 +1,12 @@
 """What a stored checkpoint is: its config's word, checked against what its headers hold.
 
     config.json says         headers must hold
-    awq                      qweight, qzeros, scales          4 bit, GEMM layout
-    gptq                     qweight, qzeros, scales, g_idx   4 or 8 bit, symmetric, no act-order within groups
-    compressed-tensors       weight_packed | F8_E4M3 | I8     W4A16, W8A16 | FP8 | W8A8
-    fp8                      F8_E4M3 weights                  per tensor or in blocks
+    awq                      qweight, qzeros, scales                   4 bit, GEMM layout
+    gptq                     qweight, qzeros, scales, g_idx            4 or 8 bit, symmetric, no act-order within groups
+    compressed-tensors       weight_packed | F8_E4M3 | I8              see compressed_tensors
+    fp8                      F8_E4M3 weights                           per tensor or in blocks
+    modelopt                 F8_E4M3 | U8 weights, weight_scale(_2)    FP8, NVFP4 and mixtures of both
+    mxfp4                    experts' *_blocks and *_scales in U8      gpt-oss
     (nothing)                none of these
 
 Everything else is refused with what to take instead. A config that contradicts its headers is a corrupt checkpoint.
@@ -12,21 +14,53 @@ Everything else is refused with what to take instead. A config that contradicts 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from kubequant.api.conditions import Reason
-from kubequant.errors import Refused
+from kubequant.planning.compressed_tensors import compressed_tensors
+from kubequant.planning.quantization_fields import (
+    FP8_DTYPES,
+    INSTEAD,
+    Config,
+    block,
+    corrupt,
+    group_size,
+    names,
+    parameter,
+    require,
+    require_dtype,
+    unsupported,
+    whole,
+)
 from kubequant.planning.values import StoredMethod, StoredQuantization, TensorClass
 
-_GROUP_SIZES = (-1, 32, 64, 128)
-"""What the Marlin kernels take; -1 is one scale per output channel."""
+_NEEDS_PLUGIN = "needs a plugin that vLLM's image does not bring"
+_NO_KERNEL = "has no kernel in vLLM 0.33"
+_OTHER_HARDWARE = "is made for other hardware"
+_UNTOLD = "has a layout that safetensors headers do not tell, so that no size could be promised"
 
-_FP8_DTYPES = ("F8_E4M3", "F8_E4M3FN")
-_INSTEAD = "use a checkpoint in AWQ, GPTQ or compressed-tensors (W4A16, FP8), or the 16-bit original"
-_MAX_IGNORED = 32
-
-Config = Mapping[str, Any]
+_REFUSED: Mapping[str, tuple[str, str]] = {
+    "bitsandbytes": ("bitsandbytes", _NEEDS_PLUGIN),
+    "gguf": ("GGUF", _NEEDS_PLUGIN),
+    "torchao": ("torchao", _UNTOLD),
+    "auto-round": ("AutoRound in its own format", _UNTOLD),
+    "intel/auto-round": ("AutoRound in its own format", _UNTOLD),
+    "inc": ("Intel Neural Compressor", _OTHER_HARDWARE),
+    "quark": ("Quark", _OTHER_HARDWARE),
+    "aqlm": ("AQLM", _NO_KERNEL),
+    "exl2": ("EXL2", _NO_KERNEL),
+    "exl3": ("EXL3", _NO_KERNEL),
+    "eetq": ("EETQ", _NO_KERNEL),
+    "hqq": ("HQQ", _NO_KERNEL),
+    "vptq": ("VPTQ", _NO_KERNEL),
+    "spqr": ("SpQR", _NO_KERNEL),
+    "quip": ("QuIP", _NO_KERNEL),
+    "higgs": ("HIGGS", _NO_KERNEL),
+    "bitnet": ("BitNet", _NO_KERNEL),
+    "quanto": ("Quanto", _NO_KERNEL),
+    "fbgemm_fp8": ("FBGEMM FP8", "is deprecated, and vLLM 0.33 refuses to load it"),
+    "fp_quant": ("FP-Quant", "is deprecated, and vLLM 0.33 refuses to load it"),
+}
 
 
 def stored_quantization(config: Config, tensors: Sequence[TensorClass]) -> StoredQuantization | None:
@@ -34,268 +68,191 @@ def stored_quantization(config: Config, tensors: Sequence[TensorClass]) -> Store
 
     Raises Refused with UnsupportedQuantization, or CorruptCheckpoint when the two disagree.
     """
-    declared = config.get("quantization_config", config.get("compression_config"))
+    declared = _declared(config)
     if not declared:
         _refuse_undeclared(tensors)
         return None
     if not isinstance(declared, Mapping):
-        raise _corrupt(f"quantization_config in config.json must be an object, not {declared!r:.50}")
+        raise corrupt(f"quantization_config in config.json must be an object, not {declared!r:.50}")
     method = str(declared.get("quant_method", "")).lower()
     reader = _READERS.get(method)
     if reader is None:
-        raise _unsupported(
-            f"quantisation {method[:50] or 'without quant_method'!r} is not served by this release: {_INSTEAD}"
-        )
+        title, why = _REFUSED.get(method, (repr(method[:50]) if method else "without quant_method", _NO_KERNEL))
+        raise unsupported(f"quantisation {title} {why}, and is not served: {INSTEAD}")
     return reader(declared, tensors)
+
+
+def _declared(config: Config) -> object:
+    """Multimodal configs may say it of their text model only."""
+    text = config.get("text_config")
+    for level in (config, text if isinstance(text, Mapping) else {}):
+        if declared := level.get("quantization_config") or level.get("compression_config"):
+            return declared
+    return None
 
 
 def _refuse_undeclared(tensors: Sequence[TensorClass]) -> None:
     quantised = next((tensor for tensor in tensors if _looks_quantised(tensor)), None)
     if quantised:
-        raise _corrupt(
+        raise corrupt(
             f"config.json has no quantization_config, but the headers hold {quantised.pattern} in {quantised.dtype}: "
             "one of the two is wrong; take the files of one and the same export"
         )
 
 
 def _looks_quantised(tensor: TensorClass) -> bool:
-    return _parameter(tensor) in ("qweight", "weight_packed") or (
-        _parameter(tensor) == "weight" and tensor.dtype in (*_FP8_DTYPES, "I8", "U8")
+    name = parameter(tensor)
+    return name in ("qweight", "weight_packed") or (
+        name.endswith(("weight", "_proj", "_blocks")) and tensor.dtype in (*FP8_DTYPES, "I8", "U8")
     )
-
-
-def _parameter(tensor: TensorClass) -> str:
-    return tensor.pattern.rpartition(".")[2]
-
-
-def _parameters(tensors: Sequence[TensorClass]) -> set[str]:
-    return {_parameter(tensor) for tensor in tensors}
-
-
-def _require(method: str, tensors: Sequence[TensorClass], *parameters: str) -> None:
-    missing = [name for name in parameters if name not in _parameters(tensors)]
-    if missing:
-        raise _corrupt(
-            f"config.json says {method}, whose layers hold {', '.join(parameters)}, but no tensor is called "
-            f"{missing[0]}: config and weights are not of one export"
-        )
-
-
-def _require_weight_dtype(method: str, tensors: Sequence[TensorClass], dtypes: Sequence[str]) -> None:
-    if not any(_parameter(tensor) == "weight" and tensor.dtype in dtypes for tensor in tensors):
-        raise _corrupt(
-            f"config.json says {method}, but no weight is stored in {dtypes[0]}: config and weights are not of one export"
-        )
 
 
 # --- AWQ and GPTQ ----------------------------------------------------------------------------------------------------
 
 
 def _awq(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
-    bits = _whole(declared, "bits", "w_bit")
+    bits = whole(declared, "bits", "w_bit")
     layout = str(declared.get("version", "gemm")).lower()
     if bits != 4:
-        raise _unsupported(f"AWQ with {bits} bits is not served, only 4: {_INSTEAD}")
+        raise unsupported(f"AWQ with {bits} bits is not served, only 4: {INSTEAD}")
     if layout != "gemm":
-        raise _unsupported(f"AWQ in the layout {layout[:30]!r} is not served, only gemm: {_INSTEAD}")
+        raise unsupported(f"AWQ in the layout {layout[:30]!r} is not served, only gemm: {INSTEAD}")
     if declared.get("zero_point") is False:
-        raise _unsupported(f"AWQ without zero points is not served: {_INSTEAD}")
-    _require("AWQ", tensors, "qweight", "qzeros", "scales")
-    group_size = _group_size(declared, "AWQ", "group_size", "q_group_size")
-    _check_groups("AWQ", tensors, bits, group_size, packed_along_inputs=False)
-    ignored = _names(declared.get("modules_to_not_convert"))
-    return StoredQuantization(StoredMethod.AWQ, "W4A16", bits, group_size, symmetric=False, ignored=ignored)
+        raise unsupported(f"AWQ without zero points is not served: {INSTEAD}")
+    require("AWQ", tensors, "qweight", "qzeros", "scales")
+    size = group_size(declared, "AWQ", "group_size", "q_group_size")
+    _check_groups("AWQ", tensors, bits, size, packed_along_inputs=False)
+    ignored = names(declared.get("modules_to_not_convert"))
+    return StoredQuantization(StoredMethod.AWQ, "W4A16", bits, size, symmetric=False, ignored=ignored)
 
 
 def _gptq(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
-    bits, act_order = _whole(declared, "bits"), bool(declared.get("desc_act", False))
-    group_size = _group_size(declared, "GPTQ", "group_size")
+    bits, act_order = whole(declared, "bits"), bool(declared.get("desc_act", False))
+    size = group_size(declared, "GPTQ", "group_size")
     if bits not in (4, 8):
-        raise _unsupported(f"GPTQ with {bits} bits is not served, only 4 and 8: {_INSTEAD}")
+        raise unsupported(f"GPTQ with {bits} bits is not served, only 4 and 8: {INSTEAD}")
     if declared.get("sym", True) is not True:
-        raise _unsupported(f"asymmetric GPTQ (sym: false) is not served: {_INSTEAD}")
-    if act_order and group_size != -1:
-        raise _unsupported(
-            f"GPTQ with act-order in groups (desc_act: true, group_size: {group_size}) is no longer served: take an "
+        raise unsupported(f"asymmetric GPTQ (sym: false) is not served: {INSTEAD}")
+    if act_order and size != -1:
+        raise unsupported(
+            f"GPTQ with act-order in groups (desc_act: true, group_size: {size}) is no longer served: take an "
             "export with desc_act: false, or an AWQ or compressed-tensors checkpoint"
         )
     if str(declared.get("checkpoint_format", "gptq")) not in ("gptq", "gptq_v2"):
-        raise _unsupported(f"GPTQ in the format {declared['checkpoint_format']!r:.30} is not served: {_INSTEAD}")
-    _require("GPTQ", tensors, "qweight", "scales")
-    _check_groups("GPTQ", tensors, bits, group_size, packed_along_inputs=True)
-    return StoredQuantization(StoredMethod.GPTQ, f"W{bits}A16", bits, group_size, act_order=act_order)
+        raise unsupported(f"GPTQ in the format {declared['checkpoint_format']!r:.30} is not served: {INSTEAD}")
+    require("GPTQ", tensors, "qweight", "scales")
+    if not _varies(declared.get("dynamic")):
+        _check_groups("GPTQ", tensors, bits, size, packed_along_inputs=True)
+    return StoredQuantization(StoredMethod.GPTQ, f"W{bits}A16", bits, size, act_order=act_order)
+
+
+def _varies(dynamic: object) -> bool:
+    """GPTQModel's rules by layer: those that begin with "-:" leave a layer in 16 bit, others give it other bits."""
+    return isinstance(dynamic, Mapping) and any(not str(rule).startswith("-:") for rule in dynamic)
 
 
 def _check_groups(
-    method: str, tensors: Sequence[TensorClass], bits: int, group_size: int, *, packed_along_inputs: bool
+    method: str, tensors: Sequence[TensorClass], bits: int, size: int, *, packed_along_inputs: bool
 ) -> None:
     """The packed weights and their scales must have the shape that bits and group size give."""
-    by_pattern = {tensor.pattern: tensor for tensor in tensors}
+    held: defaultdict[str, set[int]] = defaultdict(set)
     for tensor in tensors:
-        scales = by_pattern.get(tensor.pattern.removesuffix("qweight") + "scales")
-        if _parameter(tensor) != "qweight" or scales is None:
+        if parameter(tensor) == "scales" and len(tensor.shape) == 2:
+            held[tensor.pattern.removesuffix("scales")].add(tensor.shape[0])
+    for tensor in tensors:
+        if parameter(tensor) != "qweight":
             continue
-        if len(tensor.shape) != 2 or len(scales.shape) != 2:
-            raise _corrupt(f"{tensor.pattern} has the shape {tensor.shape}, which is no packed matrix")
-        packing = 32 // bits
-        inputs = tensor.shape[0] * (packing if packed_along_inputs else 1)
-        groups = 1 if group_size == -1 else -(-inputs // group_size)
-        if scales.shape[0] != groups:
-            raise _corrupt(
-                f"config.json says {method} with {bits} bits and groups of {group_size}, so {tensor.pattern} would have "
-                f"{groups} groups, but its scales hold {scales.shape[0]}"
+        if len(tensor.shape) != 2:
+            raise corrupt(f"{tensor.pattern} has the shape {tensor.shape}, which is no packed matrix")
+        inputs = tensor.shape[0] * (32 // bits if packed_along_inputs else 1)
+        groups = 1 if size == -1 else -(-inputs // size)
+        stored = held[tensor.pattern.removesuffix("qweight")]
+        if groups not in stored:
+            raise corrupt(
+                f"config.json says {method} with {bits} bits and groups of {size}, so {tensor.pattern} would have "
+                f"{groups} groups, but its scales hold {min(stored, default=0)}"
             )
-
-
-# --- compressed-tensors ----------------------------------------------------------------------------------------------
-
-
-def _compressed_tensors(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
-    sparsity = declared.get("sparsity_config") or {}
-    if not isinstance(sparsity, Mapping) or sparsity.get("format", "dense") != "dense":
-        raise _unsupported(f"sparse compressed-tensors are not served: {_INSTEAD}")
-    if declared.get("transform_config"):
-        raise _unsupported(f"compressed-tensors with rotations (transform_config) are not served: {_INSTEAD}")
-    weights, activations = _only_group(declared)
-    kind, bits = str(weights.get("type", "int")), _whole(weights, "num_bits")
-    kv_cache_dtype = _kv_cache_dtype(declared.get("kv_cache_scheme"))
-    ignored = _names(declared.get("ignore"))
-    if kind == "float" and bits == 8:
-        return _compressed_fp8(weights, tensors, kv_cache_dtype, ignored)
-    if kind == "int" and activations is None and bits in (4, 8):
-        return _compressed_packed(weights, bits, tensors, kv_cache_dtype, ignored)
-    if kind == "int" and bits == 8 and activations and activations.get("num_bits") == 8:
-        _require_weight_dtype("compressed-tensors W8A8", tensors, ("I8",))
-        return StoredQuantization(
-            StoredMethod.COMPRESSED_TENSORS,
-            "W8A8",
-            8,
-            _channel(weights),
-            kv_cache_dtype=kv_cache_dtype,
-            ignored=ignored,
-        )
-    raise _unsupported(f"compressed-tensors with {bits}-bit {kind[:20]} weights like these are not served: {_INSTEAD}")
-
-
-def _only_group(declared: Config) -> tuple[Config, Config | None]:
-    """Weights and input activations; several groups are fine when they say the same."""
-    groups = declared.get("config_groups")
-    if not isinstance(groups, Mapping) or not groups:
-        raise _corrupt("compressed-tensors without config_groups: config.json does not say how weights are stored")
-    pairs = [_scheme_of(group) for group in groups.values()]
-    if any(pair != pairs[0] for pair in pairs):
-        raise _unsupported(f"compressed-tensors that mix {len(pairs)} schemes are not served: {_INSTEAD}")
-    return pairs[0]
-
-
-def _scheme_of(group: object) -> tuple[Config, Config | None]:
-    weights = group.get("weights") if isinstance(group, Mapping) else None
-    activations = group.get("input_activations") if isinstance(group, Mapping) else None
-    if not isinstance(weights, Mapping) or not isinstance(activations, Mapping | None):
-        raise _corrupt("a group of compressed-tensors names no weights: config.json does not say how they are stored")
-    return weights, activations
-
-
-def _compressed_fp8(
-    weights: Config, tensors: Sequence[TensorClass], kv_cache_dtype: str | None, ignored: tuple[str, ...]
-) -> StoredQuantization:
-    _require_weight_dtype("compressed-tensors FP8", tensors, _FP8_DTYPES)
-    strategy = weights.get("strategy")
-    if strategy not in ("tensor", "channel", "block"):
-        raise _unsupported(f"FP8 weights with one scale per {strategy!r:.20} are not served: {_INSTEAD}")
-    block = _block(weights.get("block_structure")) if strategy == "block" else None
-    return StoredQuantization(
-        StoredMethod.COMPRESSED_TENSORS, "FP8", 8, _channel(weights), block=block, kv_cache_dtype=kv_cache_dtype,
-        ignored=ignored,
-    )  # fmt: skip
-
-
-def _compressed_packed(
-    weights: Config, bits: int, tensors: Sequence[TensorClass], kv_cache_dtype: str | None, ignored: tuple[str, ...]
-) -> StoredQuantization:
-    _require("compressed-tensors (pack-quantized)", tensors, "weight_packed", "weight_scale")
-    if weights.get("actorder") in (True, "group"):
-        raise _unsupported(f"compressed-tensors with act-order in groups are not served: {_INSTEAD}")
-    symmetric = weights.get("symmetric", True) is not False
-    if bits == 8 and not symmetric:
-        raise _unsupported(f"8-bit weights with zero points are not served, only symmetric ones: {_INSTEAD}")
-    channel = weights.get("strategy") == "channel"
-    group_size = -1 if channel else _group_size(weights, "compressed-tensors", "group_size")
-    return StoredQuantization(
-        StoredMethod.COMPRESSED_TENSORS, f"W{bits}A16", bits, group_size, symmetric=symmetric,
-        kv_cache_dtype=kv_cache_dtype, ignored=ignored,
-    )  # fmt: skip
-
-
-def _channel(weights: Config) -> int | None:
-    return -1 if weights.get("strategy") == "channel" else None
-
-
-def _kv_cache_dtype(scheme: object) -> str | None:
-    if scheme is None:
-        return None
-    if isinstance(scheme, Mapping) and scheme.get("num_bits") == 8 and scheme.get("type") == "float":
-        return "FP8"
-    raise _unsupported(f"a KV cache scheme other than 8-bit float is not served: {_INSTEAD}")
 
 
 # --- FP8 of its own --------------------------------------------------------------------------------------------------
 
 
 def _fp8(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
-    _require_weight_dtype("fp8", tensors, _FP8_DTYPES)
+    require_dtype("fp8", tensors, "weight", *FP8_DTYPES)
     sides = declared.get("weight_block_size")
-    block = _block(sides) if sides is not None else None
-    if block and declared.get("activation_scheme", "dynamic") != "dynamic":
-        raise _unsupported(
+    of_block = block(sides) if sides is not None else None
+    if of_block and declared.get("activation_scheme", "dynamic") != "dynamic":
+        raise unsupported(
             "FP8 in blocks with static activation scales is not served: take one with dynamic activations"
         )
-    ignored = _names(declared.get("modules_to_not_convert") or declared.get("ignored_layers"))
-    return StoredQuantization(StoredMethod.FP8, "FP8", 8, block=block, ignored=ignored)
+    if of_block:
+        require("fp8 in blocks", tensors, "weight_scale_inv")
+    ignored = names(declared.get("modules_to_not_convert") or declared.get("ignored_layers"))
+    return StoredQuantization(StoredMethod.FP8, "FP8", 8, block=of_block, ignored=ignored)
 
 
-def _block(sides: object) -> tuple[int, int]:
-    if isinstance(sides, list) and len(sides) == 2 and all(type(side) is int and 0 < side <= 4096 for side in sides):
-        return sides[0], sides[1]
-    raise _unsupported(f"FP8 weight blocks of {sides!r:.50} are not served: {_INSTEAD}")
+# --- ModelOpt and MXFP4 ----------------------------------------------------------------------------------------------
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+def _modelopt(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
+    inner = declared.get("quantization")
+    fields = inner if isinstance(inner, Mapping) else declared
+    algorithm = str(fields.get("quant_algo", "")).upper()
+    stored = _MODELOPT.get(algorithm)
+    if algorithm == "MIXED_PRECISION":
+        stored = _mostly(tensors)
+    if stored is None:
+        raise unsupported(
+            f"ModelOpt {algorithm[:30] or 'without quant_algo'} is not served, only {', '.join(_MODELOPT)}: {INSTEAD}"
+        )
+    method = f"ModelOpt {algorithm}"
+    require_dtype(method, tensors, "weight", *(("U8",) if stored.bits == 4 else FP8_DTYPES))
+    require(method, tensors, "weight_scale", *(("weight_scale_2",) if stored.bits == 4 else ()))
+    if stored.bits == 4 and fields.get("group_size", 16) != 16:
+        raise unsupported(f"NVFP4 with groups of {fields['group_size']!r:.20} is not served, only 16: {INSTEAD}")
+    return StoredQuantization(
+        StoredMethod.MODELOPT, stored.scheme, stored.bits, stored.group_size, block=stored.block,
+        kv_cache_dtype=_modelopt_kv_cache(fields), ignored=names(fields.get("ignore", fields.get("exclude_modules"))),
+    )  # fmt: skip
 
 
-def _whole(declared: Config, *names: str) -> int:
-    value = next((declared[name] for name in names if name in declared), None)
-    if type(value) is not int:
-        raise _corrupt(f"{names[0]} in quantization_config must be a whole number, not {value!r:.50}")
-    return value
+def _mostly(tensors: Sequence[TensorClass]) -> StoredQuantization:
+    """What most weights of a mixture are: U8 holds two of them in a byte."""
+    in_fp4 = sum(2 * tensor.bytes for tensor in tensors if parameter(tensor) == "weight" and tensor.dtype == "U8")
+    in_fp8 = sum(tensor.bytes for tensor in tensors if parameter(tensor) == "weight" and tensor.dtype in FP8_DTYPES)
+    return _MODELOPT["NVFP4" if in_fp4 >= in_fp8 else "FP8"]
 
 
-def _group_size(declared: Config, method: str, *names: str) -> int:
-    size = _whole(declared, *names)
-    if size not in _GROUP_SIZES:
-        sizes = ", ".join(str(size) for size in _GROUP_SIZES)
-        raise _unsupported(f"{method} with groups of {size} is not served, only {sizes}: {_INSTEAD}")
-    return size
+def _modelopt_kv_cache(fields: Config) -> str | None:
+    algorithm, scheme = fields.get("kv_cache_quant_algo"), fields.get("kv_cache_scheme")
+    if algorithm is None and isinstance(scheme, Mapping):
+        algorithm = "FP8" if (scheme.get("type"), scheme.get("num_bits")) == ("float", 8) else str(scheme)
+    if algorithm is None or algorithm == "FP8":
+        return algorithm
+    raise unsupported(f"a KV cache in {algorithm!r:.30} is not served, only FP8: {INSTEAD}")
 
 
-def _names(value: object) -> tuple[str, ...]:
-    """Layers left in 16 bit, as the config names them: for people to read; bytes come from the headers."""
-    if not isinstance(value, list):
-        return ()
-    return tuple(str(name)[:128] for name in value[:_MAX_IGNORED])
+_MODELOPT = {
+    "FP8": StoredQuantization(StoredMethod.MODELOPT, "FP8", 8),
+    "FP8_PER_CHANNEL_PER_TOKEN": StoredQuantization(StoredMethod.MODELOPT, "FP8", 8, -1),
+    "FP8_PB_WO": StoredQuantization(StoredMethod.MODELOPT, "FP8", 8, block=(128, 128)),
+    "NVFP4": StoredQuantization(StoredMethod.MODELOPT, "NVFP4", 4, 16),
+    "W4A16_NVFP4": StoredQuantization(StoredMethod.MODELOPT, "NVFP4", 4, 16),
+}
 
 
-def _unsupported(message: str) -> Refused:
-    return Refused(Reason.UNSUPPORTED_QUANTIZATION, message)
-
-
-def _corrupt(message: str) -> Refused:
-    return Refused(Reason.CORRUPT_CHECKPOINT, message)
+def _mxfp4(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
+    require_dtype("mxfp4", tensors, "_blocks", "U8")
+    require_dtype("mxfp4", tensors, "_scales", "U8")
+    return StoredQuantization(StoredMethod.MXFP4, "MXFP4", 4, 32, ignored=names(declared.get("modules_to_not_convert")))
 
 
 _READERS: Mapping[str, Callable[[Config, Sequence[TensorClass]], StoredQuantization]] = {
     "awq": _awq,
     "gptq": _gptq,
-    "compressed-tensors": _compressed_tensors,
+    "compressed-tensors": compressed_tensors,
     "fp8": _fp8,
+    "modelopt": _modelopt,
+    "modelopt_fp4": _modelopt,
+    "mxfp4": _mxfp4,
 }

@@ -1,48 +1,54 @@
-"""Stored tensors in classes, and what of them one tensor-parallel rank keeps.
-
-Sharding follows vLLM's layers: attention and MLP projections are column- or row-parallel, the embedding and the head are
-split over a vocabulary padded to 64, everything else (norms, act-order indices, scalars) is on every rank.
-"""
+"""Stored tensors in classes, and what of them one rank keeps. How each is split stands in `sharding`."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
-from kubequant.planning.values import ModelFacts, ModelShape, TensorClass
+from kubequant.planning.sharding import Split, bytes_per_rank, is_embedding, is_head, is_of_tower, padded_vocabulary
+from kubequant.planning.values import ModelFacts, TensorClass
 
-VOCAB_PADDING = 64
-"""vLLM pads the vocabulary to this (vocab_parallel_embedding.py), then splits it."""
+__all__ = [
+    "classes_of",
+    "disagreement",
+    "largest_layer_per_rank",
+    "padded_vocabulary",
+    "weights_per_rank",
+]
 
 _MAX_CLASSES = 256
-"""Dense decoders have 10 to 40. A bound keeps hostile headers out of the cluster's memory."""
+"""Dense decoders have 10 to 20, multimodal and hybrid ones up to 60. A bound keeps hostile headers out of memory."""
 
-_COLUMN_PARALLEL = {"q_proj", "gate_proj", "up_proj", "gate_up_proj"}
-_KV_PROJECTIONS = {"k_proj", "v_proj"}
-_FUSED_QKV = {"qkv_proj"}
-_ROW_PARALLEL = {"o_proj", "down_proj"}
-_VOCABULARY = {"embed_tokens", "lm_head"}
-_LAYER_OUTPUT = re.compile(r"layers\.\*\.mlp\.down_proj\.(weight|qweight|weight_packed)$")
-_SCALES = {"scales", "qzeros", "weight_scale", "weight_scale_inv", "weight_zero_point"}
-_ON_EVERY_RANK = {"g_idx", "weight_g_idx", "weight_shape", "input_scale", "k_scale", "v_scale"}
+_OF_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.\*\.(?P<component>[^.]+)")
+_LONGEST_NUMBER = 10
+"""Digits: what is longer numbers no layer, and headers are a stranger's."""
+_EXTRA_LAYER = re.compile(r"(?:^|\.)layers\.\+\.|(?:^|\.)mtp(?:_\w+)?\.")
+"""Layers that predict further tokens: DeepSeek and GLM number them after the decoder's, Qwen3-Next calls them mtp."""
+_PREDICTS_AHEAD = re.compile(r"\.layers\.\+\.(?:eh_proj|enorm|hnorm|shared_head)\b")
+_NO_WEIGHTS = re.compile(
+    r"(?:rotary_emb\.inv_freq|\.attn\.(?:bias|masked_bias)|attention\.(?:bias|masked_bias)|position_ids|g_idx)$"
+)
+"""Tables that old exports hold and every engine computes itself, and the order of GPTQ's groups, which vLLM drops."""
 
 
-def classes_of(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> tuple[TensorClass, ...]:
+def classes_of(
+    tensors: Iterable[tuple[str, str, tuple[int, ...], int]], num_hidden_layers: int | None = None
+) -> tuple[TensorClass, ...]:
     """Groups (name, dtype, shape, bytes) by name with its numbers starred, dtype and shape; sorted.
 
+    Decoder layers beyond `num_hidden_layers` get a plus: they predict further tokens, and are not loaded.
     Raises Refused when there are more classes than any supported model has.
     """
     groups: defaultdict[tuple[str, str, tuple[int, ...]], list[int]] = defaultdict(list)
     for name, dtype, shape, size in tensors:
-        groups[(_starred(name), dtype, tuple(shape))].append(size)
+        groups[(_starred(name, num_hidden_layers), dtype, tuple(shape))].append(size)
         if len(groups) > _MAX_CLASSES:
             raise Refused(
                 Reason.UNSUPPORTED_ARCHITECTURE,
-                f"the checkpoint has more than {_MAX_CLASSES} kinds of tensors; this release plans dense decoders, "
-                "which have a few dozen",
+                f"the checkpoint has more than {_MAX_CLASSES} kinds of tensors; no served model has as many",
             )
     return tuple(
         TensorClass(pattern, dtype, shape, len(sizes), sum(sizes))
@@ -50,73 +56,128 @@ def classes_of(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> tupl
     )
 
 
-def _starred(name: str) -> str:
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+def _starred(name: str, num_hidden_layers: int | None) -> str:
+    parts = name.split(".")
+    layers = None if is_of_tower(name) else num_hidden_layers
+    return ".".join(_star(before, part, layers) for before, part in zip(["", *parts], parts, strict=False))
 
 
-def padded_vocabulary(vocab_size: int) -> int:
-    """Rows of the embedding as vLLM allocates it."""
-    return -(-vocab_size // VOCAB_PADDING) * VOCAB_PADDING
+def _star(before: str, part: str, layers: int | None) -> str:
+    if not part.isdigit():
+        return part
+    if layers is None or before != "layers" or not part.isdecimal() or len(part) > _LONGEST_NUMBER:
+        return "*"
+    return "+" if int(part) >= layers else "*"
 
 
-def weights_per_rank(facts: ModelFacts, tensor_parallel_size: int) -> int:
-    """Bytes of weights that each rank holds after loading, before a kernel's repacking."""
-    return sum(_bytes_per_rank(tensor, facts, tensor_parallel_size) for tensor in facts.tensors)
+def weights_per_rank(
+    facts: ModelFacts,
+    tensor_parallel_size: int,
+    pipeline_parallel_size: int = 1,
+    expert_parallel: bool = False,
+    *,
+    padded_experts: bool = False,
+) -> int:
+    """Bytes of weights on the rank that holds most after loading, before a kernel's repacking.
+
+    `padded_experts`: MXFP4 experts go through Marlin, which pads them. Where layers differ, a pipeline stage is taken
+    to have as many of the heavy ones as fit into it: an upper bound.
+    """
+    split = Split(tensor_parallel_size, expert_parallel, padded_experts)
+    sizes = [(tensor, bytes_per_rank(tensor, facts, split)) for tensor in _loaded(facts)]
+    if pipeline_parallel_size == 1:
+        return sum(size for _, size in sizes)
+    stages = _layers_by_stage(facts.shape.num_hidden_layers, pipeline_parallel_size)
+    return max(_stage_bytes(sizes, facts, stages, stage) for stage in range(pipeline_parallel_size))
 
 
-def largest_layer_per_rank(facts: ModelFacts, tensor_parallel_size: int) -> int:
-    """Bytes of one decoder layer on a rank: what repacking at load needs a second time."""
-    layers = [tensor for tensor in facts.tensors if "layers.*." in tensor.pattern]
-    stored = sum(_bytes_per_rank(tensor, facts, tensor_parallel_size) for tensor in layers)
-    return -(-stored // facts.shape.num_hidden_layers)
+def largest_layer_per_rank(facts: ModelFacts, tensor_parallel_size: int, expert_parallel: bool = False) -> int:
+    """Bytes of the largest decoder layer on a rank: what repacking at load needs a second time.
+
+    The largest attention and the largest MLP that some layer has, taken together.
+    """
+    split = Split(tensor_parallel_size, expert_parallel)
+    parts: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for tensor in _loaded(facts):
+        component = _component(tensor)
+        if component is not None:
+            layers = _layers_with(tensor, facts)
+            parts[component][layers] += -(-bytes_per_rank(tensor, facts, split) // layers)
+    return sum(max(sizes.values()) for sizes in parts.values())
 
 
 def disagreement(facts: ModelFacts) -> str | None:
     """How the headers contradict config.json, None when they do not: arithmetic would be right about neither."""
     shape = facts.shape
-    layers = sum(tensor.count for tensor in facts.tensors if _LAYER_OUTPUT.search(tensor.pattern))
+    layers = _stored_layers(facts) + _unexplained_layers(facts)
     if layers not in (0, shape.num_hidden_layers):
         return f"config.json says {shape.num_hidden_layers} layers, the headers hold {layers}"
-    for tensor in facts.tensors:
-        if tensor.pattern.endswith("embed_tokens.weight") and tensor.shape != (shape.vocab_size, shape.hidden_size):
+    projected = any(".project_in." in tensor.pattern for tensor in facts.tensors)  # OPT: embeds into fewer numbers
+    for tensor in _loaded(facts):
+        if not tensor.pattern.endswith("embed_tokens.weight") or is_of_tower(tensor.pattern) or projected:
+            continue
+        if tensor.shape != (shape.vocab_size, shape.hidden_size):
             said = f"{shape.vocab_size} tokens x {shape.hidden_size}"
             return f"config.json says an embedding of {said}, the headers hold {' x '.join(map(str, tensor.shape))}"
     return None
 
 
-def _bytes_per_rank(tensor: TensorClass, facts: ModelFacts, ranks: int) -> int:
-    shape = facts.shape
-    module, _, parameter = tensor.pattern.rpartition(".")
-    layer = module.rpartition(".")[2]
-    if layer == "lm_head" and shape.tie_word_embeddings:
-        return 0  # shares the embedding's storage, also when the files hold it twice
-    size = _loaded_bytes(tensor, facts)
-    if layer in _VOCABULARY:
-        return -(-size * padded_vocabulary(shape.vocab_size) // (shape.vocab_size * ranks))
-    if parameter in _ON_EVERY_RANK or max(tensor.shape, default=1) == 1:
-        return size
-    if layer in _COLUMN_PARALLEL:
-        return -(-size // ranks)
-    if layer in _KV_PROJECTIONS:
-        return -(-size // min(ranks, shape.num_key_value_heads))
-    if layer in _FUSED_QKV:
-        return _fused_qkv(size, shape, ranks)
-    if layer in _ROW_PARALLEL and not _one_value_per_output(tensor, parameter):
-        return -(-size // ranks)
-    return size
+def _loaded(facts: ModelFacts) -> Iterator[TensorClass]:
+    """What vLLM keeps: no layers for speculation, no tables, and a tied head only once."""
+    for tensor in facts.tensors:
+        if _EXTRA_LAYER.search(tensor.pattern) or _NO_WEIGHTS.search(tensor.pattern):
+            continue
+        if not (facts.shape.tie_word_embeddings and is_head(tensor)):
+            yield tensor
 
 
-def _loaded_bytes(tensor: TensorClass, facts: ModelFacts) -> int:
-    """vLLM runs a float32 model in 16 bit; scales of a quantised one stay as they are."""
-    return tensor.bytes // 2 if facts.stored is None and tensor.dtype == "F32" else tensor.bytes
+def _component(tensor: TensorClass) -> str | None:
+    """`self_attn` of model.layers.*.self_attn.q_proj.weight; None for what belongs to no decoder layer."""
+    found = None if is_of_tower(tensor.pattern) else _OF_LAYER.search(tensor.pattern)
+    return found["component"] if found else None
 
 
-def _one_value_per_output(tensor: TensorClass, parameter: str) -> bool:
-    """A bias or one scale per output channel: a row-parallel layer splits its inputs, so each rank needs all."""
-    return parameter == "bias" or (parameter in _SCALES and (len(tensor.shape) < 2 or 1 in tensor.shape))
+def _layers_with(tensor: TensorClass, facts: ModelFacts) -> int:
+    """How many decoder layers have such a tensor, for experts as many of them in each."""
+    experts = facts.shape.experts.experts if facts.shape.experts else 1
+    starred = ".experts.*." in tensor.pattern
+    return max(1, min(tensor.count // experts if starred else tensor.count, facts.shape.num_hidden_layers))
 
 
-def _fused_qkv(size: int, shape: ModelShape, ranks: int) -> int:
-    heads = shape.num_attention_heads + 2 * shape.num_key_value_heads
-    query = size * shape.num_attention_heads // heads
-    return -(-query // ranks) + -(-(size - query) // min(ranks, shape.num_key_value_heads))
+def _stored_layers(facts: ModelFacts) -> int:
+    """The layers that the headers hold, by a tensor that each has (a norm). 0 where none is numbered."""
+    counts: defaultdict[str, int] = defaultdict(int)
+    for tensor in _loaded(facts):
+        if _component(tensor) is not None and ".experts." not in tensor.pattern:
+            counts[tensor.pattern] += tensor.count
+    return max((count for pattern, count in counts.items() if pattern.count("*") == 1), default=0)
+
+
+def _unexplained_layers(facts: ModelFacts) -> int:
+    """Layers beyond those of config.json that do not look as if they predicted further tokens."""
+    beyond = [tensor for tensor in facts.tensors if ".layers.+." in f".{tensor.pattern}"]
+    if any(_PREDICTS_AHEAD.search(f".{tensor.pattern}") for tensor in beyond):
+        return 0
+    return max((tensor.count for tensor in beyond if "*" not in tensor.pattern), default=0)
+
+
+def _layers_by_stage(layers: int, stages: int) -> list[int]:
+    """Evenly; what is left goes to the stages before the last (vLLM's get_pp_indices)."""
+    even, left = divmod(layers, stages)
+    return [even + (1 <= stages - 1 - stage <= left) for stage in range(stages)]
+
+
+def _stage_bytes(sizes: list[tuple[TensorClass, int]], facts: ModelFacts, stages: list[int], stage: int) -> int:
+    first, last = stage == 0, stage == len(stages) - 1
+    total = 0
+    for tensor, size in sizes:
+        if _component(tensor) is not None:
+            layers = _layers_with(tensor, facts)
+            total += -(-size * min(layers, stages[stage]) // layers)
+        elif is_head(tensor):
+            total += size * last
+        elif is_embedding(tensor) and not is_of_tower(tensor.pattern):
+            total += size * (first or (last and facts.shape.tie_word_embeddings))
+        else:
+            total += size  # a tower, a norm: on every stage, at most
+    return total

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class TensorClass:
     shape: tuple[int, ...]
     count: int
     bytes: int
+
+    @property
+    def weights(self) -> int:
+        """Numbers of the matrices of this class. I32 packs eight 4-bit values (8-bit ones, which are rare, count double), U8 two."""
+        parameter = self.pattern.rpartition(".")[2]
+        if len(self.shape) < 2 or "scale" in parameter or "zero" in parameter:
+            return 0
+        return self.count * prod(self.shape) * {"I32": 8, "U8": 2}.get(self.dtype, 1)
 
 
 class CacheKind(StrEnum):
@@ -62,6 +71,8 @@ class CacheLayers:
     value_dim: int = 0
     window: int = 0  # tokens
     state: tuple[StateTensor, ...] = ()
+    states: int = 2  # of a sequence, with prefix caching: the running one, the last kept, and one that prefill exports
+    token_bytes: int = 0  # of one token, where fixed whatever the cache's dtype is (the indexer of DeepSeek V3.2)
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,11 @@ class ModelFacts:
         """Stored bytes of all tensors."""
         return sum(tensor.bytes for tensor in self.tensors)
 
+    @property
+    def parameters(self) -> int:
+        """Weights of all matrices: packed ones are counted unpacked, scales and zero points not at all."""
+        return sum(tensor.weights for tensor in self.tensors)
+
 
 class GpuOrigin(StrEnum):
     """Where the facts of a GPU class come from."""
@@ -220,14 +236,16 @@ class GpuClass:
     nvlink: bool = True  # False only where known: a tensor-parallel rank needs less for collectives without it
     resource: str = "nvidia.com/gpu"  # what a pod asks for
     mig_profile: str = ""  # 3g.40gb: slices of a card, which no engine can span
-    selector: tuple[tuple[str, str], ...] = ()  # labels of its nodes; empty: nvidia.com/gpu.product
+    selector: tuple[tuple[str, str], ...] = ()  # labels of its nodes; empty: `resource`.product, as GFD labels them
     tolerations: tuple[Toleration, ...] = ()  # for taints that its nodes are known to carry
+    taints: tuple[str, ...] = ()  # of every one of its nodes, as key=value:Effect: only spec.pod.tolerations gets past
     bandwidth_bytes_per_second: int | None = None
     flops_16bit: int | None = None
     flops_fp8: int | None = None
     flops_fp4: int | None = None
     ops_int8: int | None = None
     price_per_hour: float | None = None
+    gpus: int = 0  # on all its nodes, and on those that a declared pool may grow by
     free: int | None = field(default=None, compare=False)  # GPUs free now, all nodes; a plan never rests on it
 
 
@@ -237,7 +255,7 @@ class UnreadableNode:
 
     name: str
     reason: str
-    shared: bool = False  # labels are there, but the GPUs are cut into slices or shared
+    shared: bool = False  # no label is missing: the GPUs are shared, cut wrongly or not offered as nvidia.com/gpu
 
 
 @dataclass(frozen=True)
@@ -297,6 +315,14 @@ class Evidence(StrEnum):
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """KV cache of one rank at a start-up: what was expected of it, and what the engine found, in bytes."""
+
+    expected_kv_cache_bytes: int
+    measured_kv_cache_bytes: int
+
+
+@dataclass(frozen=True)
 class MemoryBudget:
     """One GPU's memory, line by line, in bytes. `kv_cache_bytes` is what is left for the KV cache of this rank.
 
@@ -332,6 +358,17 @@ class Refusal:
     rule: str
     message: str  # what is wrong, the number, what to do
     numbers: tuple[tuple[str, int], ...] = ()
+    reason: str = ""  # one CamelCase word for programs: InsufficientMemory, NotDivisible, SlowerThanAlternative, ...
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What no engine can beat on this placement: bytes moved over bandwidth, operations over peak rate. Not predictions."""
+
+    decode_tokens_per_second: float  # all requests of one replica together, at the concurrency asked for
+    seconds_per_token: float  # of one request among them
+    prefill_tokens_per_second: float
+    compute_bound: bool  # whether arithmetic, not memory, limits decoding at this concurrency
 
 
 @dataclass(frozen=True)
@@ -341,6 +378,14 @@ class Alternative:
     gpu: str
     gpus: int
     message: str
+    scheme: str = ""
+    kv_cache_dtype: str = ""
+    context_tokens: int = 0
+    kv_cache_tokens: int = 0
+    memory_bytes: int = 0  # of GPUs, taken from the cluster
+    predicted: bool = False
+    decode_tokens_per_second_bound: float | None = None
+    price_per_hour: float | None = None  # of one replica
 
 
 @dataclass(frozen=True)
@@ -352,7 +397,7 @@ class Plan:
     gpu: GpuClass
     gpus_per_replica: int
     scheme: str
-    method: str  # AWQ | GPTQ | CompressedTensors | FP8 | None
+    method: str  # AWQ | GPTQ | CompressedTensors | FP8 | ModelOpt | MXFP4 | None
     kernel: str
     kv_cache_dtype: str  # BF16 | F16 | FP8
     budget: MemoryBudget
@@ -367,6 +412,16 @@ class Plan:
     evidence: Evidence
     alternatives: tuple[Alternative, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    predicted: bool = False  # the checkpoint does not exist yet
+    objective: Objective = Objective.LOWEST_COST
+    kv_cache_tokens_16bit: int | None = (
+        None  # promised with a 16-bit KV cache on the same placement, where FP8 was chosen
+    )
+    bounds: Bounds | None = None  # None where the GPU's rates are not known
+    price_per_hour: float | None = None  # of one replica, where the user has given prices
+    notes: tuple[str, ...] = ()  # what a user should know: a bound instead of a figure, a checkpoint that is not there
 
 
 @dataclass(frozen=True)

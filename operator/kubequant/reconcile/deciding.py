@@ -23,6 +23,7 @@ from kubequant.planning.plan import plan
 from kubequant.planning.values import ModelFacts
 from kubequant.reconcile import decision as decisions
 from kubequant.reconcile.decision import Decision
+from kubequant.reconcile.evidence import measured_start_ups
 from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
 from kubequant.reconcile.plan_status import refused_status
 from kubequant.reconcile.records import RevisionRecord, revision_record
@@ -138,7 +139,8 @@ class Deciding:
         # Who asks for another plan often has just uploaded something: what the Hub said a minute ago will not do.
         asked_anew = bool(snapshot.model.replan)
         facts = await self._hub.describe(repository, revision, has_user_token=has_token, fresh=asked_anew)
-        outcome = plan(intent_of(spec), facts, snapshot.fleet, self._profile)
+        measured = tuple(measured_start_ups(await self._measured(snapshot), facts.repository))
+        outcome = plan(intent_of(spec), facts, snapshot.fleet, self._profile, measured)
         if isinstance(outcome, values.Refused):
             problem = Refused(outcome.reason, outcome.message)
             shown = refused_status(outcome.refusals)
@@ -147,6 +149,14 @@ class Deciding:
         return await self._keep(
             snapshot, owner, decisions.decide(owner, spec, hashes, facts, outcome, self._engine, self._files)
         )
+
+    async def _measured(self, snapshot: Snapshot) -> list[tuple[Decision, str]]:
+        """Revisions that an engine has measured, newest first."""
+        return [
+            (await self.read(revision), revision.measured)
+            for revision in reversed(snapshot.revisions)
+            if revision.measured
+        ]
 
     async def _keep(self, snapshot: Snapshot, owner: Owner, decision: Decision) -> Wanted:
         data = decision.to_data()

@@ -17,7 +17,7 @@ from kubequant.manifests.names import Owner, files_name
 from kubequant.manifests.pod import build_pod_template
 from kubequant.manifests.recipe import EngineSettings, Recipe
 from kubequant.planning.facts_json import packed_facts
-from kubequant.planning.values import ModelFacts, Plan
+from kubequant.planning.values import GpuOrigin, ModelFacts, Plan
 from kubequant.reconcile.plan_status import plan_status
 from kubequant.reconcile.records import RevisionRecord
 
@@ -45,6 +45,11 @@ class Decision:
     plan: dict[str, Any]
     recipe: Recipe
     template: dict[str, Any]
+
+    @property
+    def is_predicted(self) -> bool:
+        """Whether the checkpoint that was planned with does not exist."""
+        return bool(self.plan.get("predicted"))
 
     def to_data(self) -> dict[str, Any]:
         return {
@@ -90,6 +95,10 @@ def decide(
         gpu_product=plan.gpu.product,
         gpu_memory_mib=plan.gpu.label_memory_bytes // MIB,
         gpus=plan.gpus_per_replica,
+        gpu_resource=plan.gpu.resource,
+        gpu_selector=plan.gpu.selector,
+        gpu_memory_labelled=plan.gpu.origin is GpuOrigin.LABELS,
+        tolerations=plan.gpu.tolerations,
         arguments=plan.arguments,
         weight_bytes=plan.weight_bytes,
         download_bytes=plan.download_bytes,

@@ -9,7 +9,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from kubequant.api.spec import QuantizedModelSpec, Scheme
 from kubequant.manifests.names import digest
-from kubequant.planning.values import ComputeCapability, Intent, KvCacheDtype
+from kubequant.planning.values import ComputeCapability, Intent, KvCacheDtype, Objective
 
 DEFAULT_REVISION = "main"
 DEFAULT_CONCURRENT_REQUESTS = 16
@@ -34,11 +34,16 @@ def source_of(spec: QuantizedModelSpec) -> tuple[str, str]:
 
 
 def intent_of(spec: QuantizedModelSpec) -> Intent:
-    """The planning inputs with defaults filled in. The API server has checked every quantity and pattern."""
+    """The planning inputs with defaults filled in. The API server has checked every quantity and pattern.
+
+    What exists goes before what would have to be made: this release serves checkpoints and makes none.
+    """
     serving, gpu = spec.serving, spec.gpu
     capability = gpu and gpu.min_compute_capability
     scheme = (spec.quantization and spec.quantization.scheme) or Scheme.AUTO
     dtype = serving and serving.kv_cache_dtype
+    method = spec.quantization and spec.quantization.method
+    objective = serving and serving.objective
     arguments = (serving and serving.engine_arguments) or {}
     return Intent(
         repository=spec.model.repository,
@@ -54,6 +59,9 @@ def intent_of(spec: QuantizedModelSpec) -> Intent:
         gpus_per_replica=gpu.per_replica if gpu else None,
         reserved_memory_bytes=_bytes(gpu.reserved_memory if gpu else None),
         engine_arguments=tuple(sorted(arguments.items())),
+        objective=Objective(objective.value) if objective else Objective.LOWEST_COST,
+        method=method.value if method else "Auto",
+        prefer_existing=True,
     )
 
 

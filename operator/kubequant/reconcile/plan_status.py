@@ -7,14 +7,16 @@ from typing import Any
 from kubequant.api.status import (
     MAX_ALTERNATIVES,
     MAX_MESSAGE,
+    MAX_NOTES,
     MAX_REFUSALS,
     AlternativeStatus,
+    BoundsStatus,
     MemoryStatus,
     PlanStatus,
     RefusalStatus,
 )
 from kubequant.manifests.recipe import EngineSettings
-from kubequant.planning.values import MemoryBudget, Plan, Refusal
+from kubequant.planning.values import Bounds, MemoryBudget, Plan, Refusal
 
 
 def plan_status(plan: Plan, engine: EngineSettings) -> dict[str, Any]:
@@ -23,6 +25,9 @@ def plan_status(plan: Plan, engine: EngineSettings) -> dict[str, Any]:
         PlanStatus(
             gpu_product=plan.gpu.product,
             gpus_per_replica=plan.gpus_per_replica,
+            tensor_parallel_size=plan.tensor_parallel_size,
+            pipeline_parallel_size=plan.pipeline_parallel_size,
+            objective=plan.objective.value,
             scheme=plan.scheme,
             method=plan.method,
             kernel=plan.kernel,
@@ -32,12 +37,25 @@ def plan_status(plan: Plan, engine: EngineSettings) -> dict[str, Any]:
             concurrent_requests=plan.concurrent_requests,
             kv_cache_tokens=plan.kv_cache_tokens,
             expected_kv_cache_tokens=plan.expected_kv_cache_tokens,
+            kv_cache_tokens16_bit=plan.kv_cache_tokens_16bit,
             weight_bytes=plan.weight_bytes,
+            predicted=plan.predicted or None,
+            bounds=_bounds(plan.bounds),
+            notes=[note[:MAX_MESSAGE] for note in plan.notes[:MAX_NOTES]] or None,
             evidence=plan.evidence.value,
             engine=f"{engine.name} {engine.version}",
             arguments=list(plan.arguments),
             alternatives=[
-                AlternativeStatus(gpu_product=other.gpu, gpus=other.gpus, message=other.message[:MAX_MESSAGE])
+                AlternativeStatus(
+                    gpu_product=other.gpu,
+                    gpus=other.gpus,
+                    scheme=other.scheme,
+                    kv_cache_dtype=other.kv_cache_dtype,
+                    context_tokens=other.context_tokens,
+                    kv_cache_tokens=other.kv_cache_tokens,
+                    predicted=other.predicted or None,
+                    message=other.message[:MAX_MESSAGE],
+                )
                 for other in plan.alternatives[:MAX_ALTERNATIVES]
             ]
             or None,
@@ -58,11 +76,23 @@ def _refusals(refusals: tuple[Refusal, ...]) -> list[RefusalStatus] | None:
             gpus=refusal.gpus,
             scheme=refusal.scheme,
             rule=refusal.rule,
+            reason=refusal.reason,
             message=refusal.message[:MAX_MESSAGE],
         )
         for refusal in refusals[:MAX_REFUSALS]
     ]
     return shown or None
+
+
+def _bounds(bounds: Bounds | None) -> BoundsStatus | None:
+    if bounds is None:
+        return None
+    return BoundsStatus(
+        decode_tokens_per_second=f"{bounds.decode_tokens_per_second:.1f}",
+        seconds_per_token=f"{bounds.seconds_per_token:.6f}",
+        prefill_tokens_per_second=f"{bounds.prefill_tokens_per_second:.0f}",
+        limited_by="Compute" if bounds.compute_bound else "Memory",
+    )
 
 
 def _memory(budget: MemoryBudget) -> MemoryStatus:

@@ -17,18 +17,19 @@ from kubequant.manifests.names import Owner
 from kubequant.reconcile import decision as decisions
 from kubequant.reconcile.children import Children
 from kubequant.reconcile.deciding import Deciding, Wanted
+from kubequant.reconcile.decision import Decision
+from kubequant.reconcile.evidence import tokens_in
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.measuring import Measuring
 from kubequant.reconcile.records import Key, ModelRecord
 from kubequant.reconcile.rolling import RolledOut, Rolling
-from kubequant.reconcile.status import Known
+from kubequant.reconcile.status import Known, no_checkpoint
 from kubequant.reconcile.status_writer import StatusWriter
 from kubequant.reconcile.store import Snapshot, Store
 
 REFUSED_RETRY_SECONDS = 600.0  # a repository may change; changes of the fleet enqueue by themselves
 WAITING_RETRY_SECONDS = 15.0
 CONFLICT_RETRY_SECONDS = 15.0  # objects that are not ours are not watched: their deletion brings no event
-MAX_DIGITS = 18  # of a count of tokens
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Reconciler:
         if wanted.revision is None or wanted.decision is None:
             return wanted, None
         rolled = await self._rolling.roll_out(snapshot, owner, spec, wanted.revision, wanted.decision)
-        problem = wanted.problem or (rolled.problem if rolled else None)
+        problem = wanted.problem or _no_checkpoint(spec, wanted.decision) or (rolled.problem if rolled else None)
         return replace(wanted, problem=problem), rolled
 
     async def _known(
@@ -145,7 +146,7 @@ class Reconciler:
         if rolled is None:
             return None
         if rolled.target.measured:
-            return _tokens(rolled.target.measured)
+            return tokens_in(rolled.target.measured)
         tokens = self._measuring.answer(rolled.target.name)
         if tokens is not None:
             await self._rolling.record_measured(rolled.target, tokens)
@@ -161,9 +162,11 @@ class Reconciler:
         self._measuring.forget(key)
 
 
-def _tokens(annotation: str) -> int | None:
-    """Somebody may have written anything there."""
-    return int(annotation) if annotation.isdecimal() and len(annotation) <= MAX_DIGITS else None
+def _no_checkpoint(spec: QuantizedModelSpec, decision: Decision) -> Refused | None:
+    """In mode Plan a prediction is all that was asked for."""
+    if not decision.is_predicted or spec.mode is Mode.PLAN:
+        return None
+    return Refused(Reason.NO_CHECKPOINT, no_checkpoint(decision))
 
 
 def owner_of(model: ModelRecord) -> Owner:

@@ -6,7 +6,8 @@ assumed beyond what the API server itself guarantees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,8 +22,9 @@ from kubequant.manifests.names import (
     REVISION_LABEL,
     digest,
 )
-from kubequant.manifests.pod import DOWNLOAD_CONTAINER, ENGINE_CONTAINER, GPU_RESOURCE
-from kubequant.planning.gpus import NodeFacts
+from kubequant.manifests.pod import DOWNLOAD_CONTAINER, ENGINE_CONTAINER
+from kubequant.planning.nodes import READ_LABELS, NodeFacts, is_gpu_resource
+from kubequant.planning.taints import Taint
 
 Body = Mapping[str, Any]
 Key = tuple[str, str]  # namespace and name of a QuantizedModel
@@ -258,16 +260,35 @@ def pod_record(body: Body) -> PodRecord:
     )
 
 
-def node_facts(body: Body) -> NodeFacts:
-    """Only what planning reads: labels and resources of NVIDIA's."""
-    metadata = body["metadata"]
+def node_facts(body: Body, pool_labels: Set[str] = frozenset()) -> NodeFacts:
+    """Only what planning reads: labels of NVIDIA's, of clouds and those that declared pools select by; NVIDIA's resources; taints."""
+    metadata, spec = body["metadata"], body.get("spec") or {}
     allocatable = (body.get("status") or {}).get("allocatable") or {}
     return NodeFacts(
         name=metadata["name"],
-        labels={key: value for key, value in (metadata.get("labels") or {}).items() if key.startswith("nvidia.com/")},
+        labels={
+            key: str(value)
+            for key, value in (metadata.get("labels") or {}).items()
+            if key.startswith(READ_LABELS) or key in pool_labels
+        },
         allocatable={key: str(value) for key, value in allocatable.items() if key.startswith("nvidia.com/")},
-        unschedulable=bool((body.get("spec") or {}).get("unschedulable")),
+        unschedulable=bool(spec.get("unschedulable")),
+        taints=tuple(
+            Taint(taint.get("key", ""), taint.get("value") or "", taint.get("effect") or "")
+            for taint in spec.get("taints") or []
+        ),
     )
+
+
+def gpus_in_use(pods: Iterable[Body]) -> dict[tuple[str, str], int]:
+    """GPUs that pods hold, by (node name, resource): what `fleet_of` takes as `used`. Pods that have ended hold none."""
+    used: Counter[tuple[str, str]] = Counter()
+    for body in pods:
+        spec, phase = body.get("spec") or {}, (body.get("status") or {}).get("phase")
+        if spec.get("nodeName") and phase not in ("Succeeded", "Failed"):
+            for resource, count in _gpu_limits(spec):
+                used[spec["nodeName"], resource] += count
+    return dict(used)
 
 
 def _container(statuses: list[Body] | None, name: str) -> ContainerState:
@@ -297,10 +318,15 @@ def _container_state(status: Body) -> ContainerState:
 
 
 def _gpus_asked(spec: Body) -> int:
-    return sum(
-        _count(((container.get("resources") or {}).get("limits") or {}).get(GPU_RESOURCE))
-        for container in spec.get("containers") or []
-    )
+    return sum(count for _, count in _gpu_limits(spec))
+
+
+def _gpu_limits(spec: Body) -> Iterator[tuple[str, int]]:
+    """Of extended resources requests equal limits; init containers end before these start, and use the same GPUs."""
+    for container in spec.get("containers") or []:
+        for resource, quantity in ((container.get("resources") or {}).get("limits") or {}).items():
+            if is_gpu_resource(resource):
+                yield resource, _count(quantity)
 
 
 def _count(quantity: Any) -> int:
@@ -317,7 +343,8 @@ def _product_asked(spec: Body) -> str:
     ) or {}
     for term in affinity.get("nodeSelectorTerms") or []:
         for expression in term.get("matchExpressions") or []:
-            if expression.get("key") == "nvidia.com/gpu.product" and expression.get("values"):
+            key = str(expression.get("key"))
+            if key.startswith("nvidia.com/") and key.endswith(".product") and expression.get("values"):
                 return str(expression["values"][0])
     return ""
 

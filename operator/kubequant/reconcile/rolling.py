@@ -65,8 +65,9 @@ class Rolling:
     async def roll_out(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, update: RevisionRecord, decision: Decision
     ) -> RolledOut | None:
-        """Brings the children about for `update`, or for the revision before it. In mode Plan nothing is touched."""
-        if spec.mode is Mode.PLAN:
+        """Brings the children about for `update`, or for the revision before it. In mode Plan nothing is touched, nor where
+        the plan's checkpoint does not exist."""
+        if spec.mode is Mode.PLAN or decision.is_predicted:
             return await self._left_alone(snapshot, spec)
         rollout = self._observe(snapshot, spec, update, decision)
         failure = decisions.failure_of(update) or await self._give_up(snapshot, update, rollout)
@@ -88,7 +89,7 @@ class Rolling:
         )
 
     async def _left_alone(self, snapshot: Snapshot, spec: QuantizedModelSpec) -> RolledOut | None:
-        """What was rolled out before the mode became Plan, as it stands. None where nothing was."""
+        """What was rolled out before, as it stands. None where nothing was."""
         applied = snapshot.deployment.revision if snapshot.deployment else ""
         revision = next((revision for revision in snapshot.revisions if revision.name == applied), None)
         if revision is None:
@@ -173,7 +174,7 @@ class Rolling:
 
     def _free_gpus(self, snapshot: Snapshot, target: RevisionRecord, product: str) -> int:
         """An upper bound: only our own pods are watched."""
-        existing = sum(gpu.per_node * gpu.nodes for gpu in snapshot.fleet.classes if gpu.product == product)
+        existing = sum(gpu.gpus for gpu in snapshot.fleet.classes if gpu.product == product)
         # Pods of a revision that is given up before it was ready make room for this rollout themselves.
         own = sum(pod.gpus for pod in snapshot.pods if not pod.ready and pod.revision != target.name)
         return existing - self._store.gpus_in_use(product) + own

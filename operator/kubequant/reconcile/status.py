@@ -143,14 +143,26 @@ def _planned(known: Known) -> Verdict:
 
 
 def _plan_sentence(plan: Mapping[str, Any]) -> str:
+    made = " (predicted: it is to be made)" if plan.get("predicted") else ""
     return (
-        f"{plan.get('scheme')} on {plan.get('gpusPerReplica')} x {plan.get('gpuProduct')} a replica: "
+        f"{plan.get('scheme')}{made} on {plan.get('gpusPerReplica')} x {plan.get('gpuProduct')} a replica: "
         f"{plan.get('contextTokens')} tokens of context, at least {plan.get('kvCacheTokens')} tokens of "
         f"{plan.get('kvCacheDtype')} KV cache"
     )
 
 
+def no_checkpoint(decision: Decision) -> str:
+    """What keeps a plan from being served whose checkpoint does not exist."""
+    scheme, repository = decision.plan.get("scheme"), decision.repository
+    return (
+        f"the plan needs a {scheme} checkpoint of {repository}, and none is named: name one in quantization.checkpoint, or "
+        "ask for quantization.scheme: Unquantized on larger GPUs. This release neither finds checkpoints nor makes them."
+    )
+
+
 def _checkpoint_ready(known: Known) -> Verdict:
+    if known.decision and known.decision.is_predicted:
+        return Verdict(FALSE, Reason.NO_CHECKPOINT, no_checkpoint(known.decision))
     if known.decision:
         return Verdict(TRUE, Reason.EXISTING, f"{known.decision.repository} is served as it is stored")
     return Verdict(UNKNOWN, Reason.PENDING, "there is no plan yet")

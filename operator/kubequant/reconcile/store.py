@@ -6,14 +6,18 @@ Belongs to the event loop of the workers: nothing here is thread-safe.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kubequant.cluster import kinds
 from kubequant.cluster.kinds import Kind
 from kubequant.manifests.names import MODEL_LABEL
-from kubequant.planning.gpus import NodeFacts, fleet_of
+from kubequant.planning.gpu_table import GpuTable
+from kubequant.planning.gpus import fleet_of
+from kubequant.planning.nodes import NodeFacts
+from kubequant.planning.pools import DeclaredPool, label_keys
 from kubequant.planning.values import Fleet
 from kubequant.reconcile import records
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
@@ -74,10 +78,17 @@ class _Shelf:
 
 
 class Store:
-    """Records by kind. `put` and `remove` return the key of the model that is concerned, None when it is all of them."""
+    """Records by kind. `put` and `remove` return the key of the model that is concerned, None when it is all of them.
 
-    def __init__(self) -> None:
+    `pools` and `table` are the configuration's: what it adds to the nodes' own GPUs, and to what is known of products.
+    """
+
+    def __init__(self, pools: Sequence[DeclaredPool] = (), table: GpuTable | None = None) -> None:
         self._shelves: dict[Kind, _Shelf] = {kind: _Shelf() for kind in LISTED}
+        self._pools = pools
+        self._table = table
+        self._readers: dict[Kind, Callable[[Body], Record]] = {**_READERS}
+        self._readers[kinds.NODE] = partial(records.node_facts, pool_labels=label_keys(pools))
         self._fleet: Fleet | None = None
 
     def put(self, kind: Kind, body: Body) -> Key | None:
@@ -163,7 +174,8 @@ class Store:
     def fleet(self) -> Fleet:
         if self._fleet is None:
             nodes = self._shelves[kinds.NODE].by_name.values()
-            self._fleet = fleet_of([node for node in nodes if isinstance(node, NodeFacts)])
+            facts = [node for node in nodes if isinstance(node, NodeFacts)]
+            self._fleet = fleet_of(facts, self._pools, self._table)
         return self._fleet
 
     def gpus_in_use(self, product: str) -> int:
@@ -181,7 +193,7 @@ class Store:
 
     def _shelve(self, kind: Kind, body: Body) -> Key | None:
         name, owner = _name(body), _owner(kind, body)
-        shelf, record = self._shelves[kind], _READERS[kind](body)
+        shelf, record = self._shelves[kind], self._readers[kind](body)
         if kind == kinds.NODE and shelf.by_name.get(name) != record:
             self._fleet = None
         before = shelf.model_of.get(name)

@@ -42,7 +42,7 @@ from kubequant.runtime.logs import current_object
 from kubequant.runtime.metrics import Metrics
 from kubequant.runtime.profile import engine_profile
 from kubequant.runtime.queue import WorkQueue
-from kubequant.runtime.settings import Settings, engine_settings, hub_token
+from kubequant.runtime.settings import Settings, engine_settings, gpu_pools, gpu_table, hub_token
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Core:
         self._settings = settings
         self._kubeconfig = kubeconfig
         self.metrics = Metrics()
-        self.store = Store()
+        self.store = Store(gpu_pools(settings), gpu_table(settings))
         self._unplanned: set[Key] = set()
         self._fleet_seen = self.store.fleet
         self._fleet_check: asyncio.TimerHandle | None = None

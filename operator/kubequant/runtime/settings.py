@@ -6,16 +6,21 @@ Every field is documented where it stands; docs/configuration.md lists the same 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl
+from kubernetes.utils.quantity import parse_quantity
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kubequant.manifests.recipe import EngineSettings
 from kubequant.planning.engines.vllm import VLLM_0_33
+from kubequant.planning.gpu_table import GIGA, MIB, TERA, GpuTable, shipped_table
+from kubequant.planning.pools import DeclaredPool, pool_class
+from kubequant.planning.values import ComputeCapability, Toleration
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +56,67 @@ class HubSection(Section):
     """File with the operator's own token, read anew at each use. It goes to the endpoint's host only."""
 
 
+Product = Annotated[str, Field(min_length=1, max_length=63, pattern="^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+"""A value of the label nvidia.com/gpu.product."""
+Capability = Annotated[str, Field(pattern="^[0-9]{1,2}[.][0-9]$")]
+Price = Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)]
+"""Of one GPU an hour, in any one currency."""
+Rate = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Label = Annotated[str, Field(max_length=317)]
+
+
+def _gpu_memory(quantity: str) -> str:
+    try:
+        size = parse_quantity(quantity)
+    except ValueError:
+        raise ValueError(f"{quantity!r} is no quantity such as 24Gi") from None
+    if not 1 << 30 <= size <= 1 << 42:
+        raise ValueError(f"{quantity} is no memory of a GPU: from 1Gi to 4Ti")
+    return quantity
+
+
+class GpuTableRow(Section):
+    """A GPU: of a product that is known the fields given replace the shipped ones. Rates are dense, in 10^9 bytes and 10^12 operations a second."""
+
+    product: Product
+    memory_mib: Annotated[int, Field(ge=1024, le=4_194_304)] | None = Field(None, alias="memoryMiB")
+    """As the label nvidia.com/gpu.memory has it, or would."""
+    compute_capability: Capability | None = None
+    """Needed for a product that the shipped table does not have."""
+    bandwidth_gbs: Rate | None = Field(None, alias="bandwidthGBs")
+    fp16_tflops: Rate | None = None
+    fp8_tflops: Rate | None = None
+    fp4_tflops: Rate | None = None
+    int8_tops: Rate | None = None
+    nvlink: bool | None = None
+    price_per_hour: Price | None = None
+
+
+class TolerationSection(Section):
+    """As in a pod's spec."""
+
+    key: Label = ""
+    operator: Literal["", "Exists", "Equal"] = ""
+    value: Annotated[str, Field(max_length=63)] = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+
+class GpuPoolSection(Section):
+    """Nodes with GPUs that an autoscaler makes on demand, planned on as if they were there."""
+
+    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$")]
+    product: Product
+    memory: Annotated[str, Field(max_length=32), AfterValidator(_gpu_memory)] | None = None
+    """Of one GPU; needed where the table of GPUs does not know the product. Of both the smaller counts."""
+    compute_capability: Capability | None = None
+    gpus_per_node: Annotated[int, Field(ge=1, le=64)]
+    max_nodes: Annotated[int, Field(ge=1, le=10_000)]
+    node_selector: Annotated[dict[Label, Annotated[str, Field(max_length=63)]], Field(min_length=1, max_length=16)]
+    """Labels that all its nodes have and no others: pods select by them."""
+    tolerations: Annotated[list[TolerationSection], Field(max_length=16)] = Field(default_factory=list)
+    price_per_hour: Price | None = None
+
+
 class LeaderElectionSection(Section):
     """One replica works, the others stand by."""
 
@@ -75,6 +141,12 @@ class Settings(BaseSettings):
     engine: EngineSection = Field(default_factory=EngineSection)
     hub: HubSection = Field(default_factory=HubSection)
     leader_election: LeaderElectionSection = Field(default_factory=LeaderElectionSection)
+    gpu_table: Annotated[list[GpuTableRow], Field(max_length=256)] = Field(default_factory=list)
+    """What this cluster's administrator knows better than the shipped table of GPUs, or beyond it."""
+    gpu_prices: Annotated[dict[Product, Price], Field(max_length=256)] = Field(default_factory=dict)
+    """By product label; before those in gpuTable."""
+    gpu_pools: Annotated[list[GpuPoolSection], Field(max_length=64)] = Field(default_factory=list)
+    """GPUs that scale from zero."""
     workers: Annotated[int, Field(ge=1, le=256)] = 32
     """Models that are worked on at the same time."""
     resync_seconds: Annotated[int, Field(ge=10)] = 300
@@ -84,6 +156,20 @@ class Settings(BaseSettings):
     """Probes and metrics; 0 takes any free port."""
     log_format: Annotated[str, Field(pattern="^(text|json)$")] = "text"
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+    @model_validator(mode="after")
+    def _gpus_are_described(self) -> Self:
+        table, pools = gpu_table(self), gpu_pools(self)
+        for number, pool in enumerate(pools):
+            pool_class(pool, table)
+            for other in pools[:number]:
+                if pool.name == other.name:
+                    raise ValueError(f"two gpuPools are called {pool.name}: give each a name of its own")
+                if pool.selector == other.selector:
+                    raise ValueError(
+                        f"gpuPools {other.name} and {pool.name} select the same nodes: give each its own labels"
+                    )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -129,6 +215,47 @@ def engine_settings(settings: Settings) -> EngineSettings:
         start_allowance_seconds=engine.start_allowance_seconds,
         load_floor_bytes_per_second=engine.load_floor_bytes_per_second,
         hub_endpoint=str(settings.hub.endpoint).rstrip("/"),
+    )
+
+
+def gpu_table(settings: Settings) -> GpuTable:
+    """The shipped table with the configuration's rows and prices. Raises ValueError for a new product without compute capability."""
+    table = shipped_table()
+    for row in settings.gpu_table:
+        table = table.with_row(row.product, _row_changes(row))
+    prices = {row.product: row.price_per_hour for row in settings.gpu_table if row.price_per_hour is not None}
+    return replace(table, prices={**prices, **settings.gpu_prices})
+
+
+def _row_changes(row: GpuTableRow) -> dict[str, Any]:
+    changes = {
+        "memory_bytes": row.memory_mib and row.memory_mib * MIB,
+        "compute_capability": row.compute_capability and ComputeCapability.parse(row.compute_capability),
+        "bandwidth_bytes_per_second": row.bandwidth_gbs and int(row.bandwidth_gbs * GIGA),
+        "flops_16bit": row.fp16_tflops and int(row.fp16_tflops * TERA),
+        "flops_fp8": row.fp8_tflops and int(row.fp8_tflops * TERA),
+        "flops_fp4": row.fp4_tflops and int(row.fp4_tflops * TERA),
+        "ops_int8": row.int8_tops and int(row.int8_tops * TERA),
+        "nvlink": row.nvlink,
+    }
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def gpu_pools(settings: Settings) -> tuple[DeclaredPool, ...]:
+    """The declared pools as planning knows them."""
+    return tuple(
+        DeclaredPool(
+            name=pool.name,
+            product=pool.product,
+            gpus_per_node=pool.gpus_per_node,
+            max_nodes=pool.max_nodes,
+            selector=tuple(sorted(pool.node_selector.items())),
+            tolerations=tuple(Toleration(**toleration.model_dump()) for toleration in pool.tolerations),
+            memory_bytes=int(parse_quantity(pool.memory)) if pool.memory else None,
+            compute_capability=ComputeCapability.parse(pool.compute_capability) if pool.compute_capability else None,
+            price_per_hour=pool.price_per_hour,
+        )
+        for pool in settings.gpu_pools
     )
 
 

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from bench.checkpoints import gpt_oss_checkpoint, mixtral_checkpoint
 from kubequant.errors import Refused
 from kubequant.planning.quantization import stored_quantization
 from kubequant.planning.tensors import classes_of
-from kubequant.planning.values import StoredMethod, StoredQuantization
+from kubequant.planning.values import Experts, StoredMethod, StoredQuantization
 from tests.unit.planning.models import QUANTIZATION_CONFIGS, model
 
+
+def compressed(kind: str, bits: int, strategy: str, group_size: int, activations: int | None) -> dict[str, Any]:
+    inputs = {"num_bits": activations, "type": kind, "dynamic": True} if activations else None
+    weights = {"num_bits": bits, "type": kind, "strategy": strategy, "group_size": group_size, "symmetric": True}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}}
+    return {"quant_method": "compressed-tensors", "config_groups": groups}
+
+
+MODELOPT: dict[str, dict[str, Any]] = {
+    "MODELOPT_FP8": {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+    "MODELOPT_NVFP4": {"quant_method": "modelopt", "quantization": {"quant_algo": "NVFP4", "group_size": 16}},
+}
+FP4: dict[str, tuple[dict[str, Any], str]] = {
+    "NVFP4": (compressed("float", 4, "tensor_group", 16, 4), "NVFP4"),
+    "NVFP4, activations in 16 bit": (compressed("float", 4, "tensor_group", 16, None), "NVFP4"),
+    "MXFP4": (compressed("float", 4, "group", 32, None), "MXFP4"),
+}
 TINY = model("Tiny").with_config(hidden_size=512, intermediate_size=1024)
 
 RECOGNISED = {
@@ -45,6 +64,78 @@ def test_fp8_kv_scales_are_noticed() -> None:
     assert stored.kv_cache_dtype == "FP8"
 
 
+@pytest.mark.parametrize("case", FP4)
+def test_four_bit_floats_of_llm_compressor(case: str) -> None:
+    declared, scheme = FP4[case]
+    stored = read(declared, scheme)
+    assert stored is not None
+    group = {"NVFP4": 16, "MXFP4": 32}[scheme]
+    assert (stored.method, stored.scheme, stored.bits, stored.group_size) == (
+        StoredMethod.COMPRESSED_TENSORS, scheme, 4, group,
+    )  # fmt: skip
+
+
+def test_modelopt() -> None:
+    fp8, nvfp4 = (read(MODELOPT[name], name) for name in ("MODELOPT_FP8", "MODELOPT_NVFP4"))
+    assert fp8 == StoredQuantization(StoredMethod.MODELOPT, "FP8", 8, kv_cache_dtype="FP8")
+    assert nvfp4 == StoredQuantization(StoredMethod.MODELOPT, "NVFP4", 4, 16)
+
+
+@pytest.mark.parametrize(("first", "second", "called"), [("MODELOPT_FP8", "MODELOPT_NVFP4", "NVFP4")])
+def test_a_mixture_of_modelopt_is_called_by_what_most_of_it_is(first: str, second: str, called: str) -> None:
+    few = TINY.with_config(num_hidden_layers=1).stored_as(first).tensors()
+    many = [(f"b.{name}", *rest) for name, *rest in TINY.with_config(num_hidden_layers=4).stored_as(second).tensors()]
+    stored = stored_quantization(
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}},
+        classes_of([*few, *many]),  # type: ignore[list-item]
+    )
+    assert stored is not None
+    assert stored.scheme == called
+
+
+def test_a_mixture_of_llm_compressor_is_called_by_what_most_of_it_is() -> None:
+    few = TINY.with_config(num_hidden_layers=1).stored_as("FP8").tensors()
+    many = [(f"b.{name}", *rest) for name, *rest in TINY.with_config(num_hidden_layers=8).stored_as("W4A16").tensors()]
+    declared = copy.deepcopy(QUANTIZATION_CONFIGS["FP8"])
+    declared["config_groups"]["group_1"] = QUANTIZATION_CONFIGS["W4A16"]["config_groups"]["group_0"]
+    stored = stored_quantization({"quantization_config": declared}, classes_of([*few, *many]))  # type: ignore[list-item]
+    assert stored is not None
+    assert (stored.scheme, stored.group_size) == ("W4A16", 128)
+
+
+def test_gpt_oss() -> None:
+    shape = replace(TINY.shape(), experts=Experts(4, 2, 2, 1024))
+    declared = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    stored = stored_quantization({"quantization_config": declared}, classes_of(gpt_oss_checkpoint(shape)))
+    assert stored == StoredQuantization(StoredMethod.MXFP4, "MXFP4", 4, 32, ignored=("lm_head",))
+
+
+@pytest.mark.parametrize("scheme", ["AWQ", "GPTQ"])
+def test_experts_in_awq_and_gptq(scheme: str) -> None:
+    shape = replace(TINY.shape(), experts=Experts(4, 2, 2, 1024))
+    stored = stored_quantization(
+        {"quantization_config": QUANTIZATION_CONFIGS[scheme]}, classes_of(mixtral_checkpoint(shape, scheme))
+    )
+    assert stored is not None
+    assert (stored.method, stored.scheme) == (StoredMethod(scheme), "W4A16")
+
+
+def test_the_text_model_of_a_multimodal_one_may_say_it() -> None:
+    config = {"text_config": {"quantization_config": QUANTIZATION_CONFIGS["AWQ"]}}
+    stored = stored_quantization(config, classes_of(TINY.stored_as("AWQ").tensors()))
+    assert stored is not None
+    assert stored.method is StoredMethod.AWQ
+
+
+def test_gptq_with_other_bits_in_some_layers_is_called_by_its_default() -> None:
+    declared = {**QUANTIZATION_CONFIGS["GPTQ"], "bits": 8, "dynamic": {"+:.*": {"bits": 4}}}
+    stored = read(declared, "GPTQ")
+    assert stored is not None
+    assert stored.scheme == "W8A16"
+    with pytest.raises(Refused, match="groups"):
+        read({**declared, "dynamic": {"-:.*gate": {}}}, "GPTQ")
+
+
 def test_act_order_without_groups_is_fine() -> None:
     with_one_group = {**QUANTIZATION_CONFIGS["GPTQ"], "desc_act": True, "group_size": -1}
     headers = TINY.with_config(hidden_size=128, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2)
@@ -57,8 +148,13 @@ def test_act_order_without_groups_is_fine() -> None:
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "Unquantized"),
     "GGUF": ({"quant_method": "gguf"}, "Unquantized"),
-    "MXFP4": ({"quant_method": "mxfp4"}, "Unquantized"),
-    "ModelOpt": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "Unquantized"),
+    "ModelOpt, microscaled": ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, "MODELOPT_FP8"),
+    "ModelOpt, no algorithm": ({"quant_method": "modelopt"}, "MODELOPT_FP8"),
+    "ModelOpt, odd groups": ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 32}, "MODELOPT_NVFP4"),
+    "NVFP4 KV cache": ({**MODELOPT["MODELOPT_FP8"], "kv_cache_quant_algo": "NVFP4"}, "MODELOPT_FP8"),
+    "EXL2": ({"quant_method": "exl2", "bits": 4.5}, "Unquantized"),
+    "FBGEMM": ({"quant_method": "fbgemm_fp8"}, "FP8"),
+    "AutoRound": ({"quant_method": "auto-round"}, "GPTQ"),
     "torchao": ({"quant_method": "torchao"}, "Unquantized"),
     "AQLM": ({"quant_method": "aqlm"}, "Unquantized"),
     "quark": ({"quant_method": "quark"}, "Unquantized"),
@@ -87,19 +183,30 @@ def test_not_served_says_what_to_take_instead(case: str) -> None:
 
 
 def test_groups_that_are_not_served() -> None:
-    mixed = copy.deepcopy(QUANTIZATION_CONFIGS["W4A16"])
-    mixed["config_groups"]["group_1"] = QUANTIZATION_CONFIGS["FP8"]["config_groups"]["group_0"]
     nvfp4 = copy.deepcopy(QUANTIZATION_CONFIGS["W4A16"])
     nvfp4["config_groups"]["group_0"]["weights"]["type"] = "float"
     zero_points = copy.deepcopy(QUANTIZATION_CONFIGS["W4A16"])
     zero_points["config_groups"]["group_0"]["weights"] |= {"num_bits": 8, "symmetric": False}
-    for declared in (mixed, nvfp4, zero_points):
+    for declared in (nvfp4, zero_points):
         with pytest.raises(Refused) as refused:
             read(declared, "W4A16")
         assert refused.value.reason == "UnsupportedQuantization"
 
 
+MIXED = {**QUANTIZATION_CONFIGS["W4A16"], "config_groups": {
+    "group_0": QUANTIZATION_CONFIGS["W4A16"]["config_groups"]["group_0"],
+    "group_1": QUANTIZATION_CONFIGS["FP8"]["config_groups"]["group_0"],
+}}  # fmt: skip
+
 CORRUPT: dict[str, tuple[dict[str, Any] | None, str, str]] = {
+    "a mixture said, W4A16 stored": (MIXED, "W4A16", "F8_E4M3"),
+    "MXFP4 said, 16 bit stored": ({"quant_method": "mxfp4"}, "Unquantized", "U8"),
+    "ModelOpt NVFP4 said, 16 bit stored": (MODELOPT["MODELOPT_NVFP4"], "Unquantized", "U8"),
+    "ModelOpt NVFP4 said, FP8 stored": (MODELOPT["MODELOPT_NVFP4"], "MODELOPT_FP8", "U8"),
+    "NVFP4 said, MXFP4 stored": (FP4["NVFP4"][0], "MXFP4", "weight_global_scale"),
+    "nothing said, NVFP4 stored": (None, "NVFP4", "U8"),
+    "nothing said, ModelOpt stored": (None, "MODELOPT_NVFP4", "U8"),
+    "blocks said, none stored": (QUANTIZATION_CONFIGS["FP8_BLOCK"], "FP8", "weight_scale_inv"),
     "AWQ said, 16 bit stored": (QUANTIZATION_CONFIGS["AWQ"], "Unquantized", "qweight"),
     "GPTQ said, FP8 stored": (QUANTIZATION_CONFIGS["GPTQ"], "FP8", "qweight"),
     "FP8 said, 16 bit stored": (QUANTIZATION_CONFIGS["FP8"], "Unquantized", "F8_E4M3"),

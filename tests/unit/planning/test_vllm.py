@@ -62,7 +62,8 @@ def test_machete_grows_awq() -> None:
 )
 def test_fp8_kv_cache_by_capability(capability: str, head_dim: int, possible: bool, automatic: bool) -> None:
     pair = ComputeCapability.parse(capability)
-    assert (vllm.fp8_kv_cache_obstacle(pair, head_dim) is None) is possible
+    shape = replace(model("Llama-3.1-8B").shape(), head_dim=head_dim)
+    assert (vllm.fp8_kv_cache_obstacle(pair, shape) is None) is possible
     assert vllm.fp8_kv_cache_is_default(pair) is automatic
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kubequant.api.conditions import Reason
@@ -10,6 +12,7 @@ from kubequant.cluster.api import ApiError
 from kubequant.errors import Refused, Throttled, Unavailable
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from tests.unit.fakes import FakeHub
+from tests.unit.planning.models import model
 from tests.unit.reconcile.making import FACTS, KEY, World, running
 
 CHILDREN = {"configmaps", "services", "deployments"}
@@ -346,6 +349,65 @@ def test_mode_plan_makes_nothing_but_the_decision() -> None:
     assert written == {"controllerrevisions", "quantizedmodels", "events"}
     assert world.conditions()["Ready"] == ("False", "PlanOnly")
     assert world.conditions()["Planned"][0] == "True" and world.conditions()["Reconciling"][0] == "False"
+
+
+def base_world(**spec: Any) -> World:
+    """A model in 16 bit, whose quantised checkpoint nobody has named."""
+    return World(hub=FakeHub(model("Qwen2.5-7B").facts())).model(**spec)
+
+
+def test_a_plan_whose_checkpoint_does_not_exist_rolls_nothing_out() -> None:
+    world = base_world(quantization={"scheme": "W4A16"})
+    written = {plural for _, plural, _ in world.settle()}
+    assert written == {"controllerrevisions", "quantizedmodels", "events"}
+    conditions = world.conditions()
+    assert conditions["Planned"] == ("True", "Planned")
+    assert conditions["CheckpointReady"] == conditions["Ready"] == ("False", "NoCheckpoint")
+    assert conditions["Stalled"] == ("True", "NoCheckpoint")
+    status = world.body(QUANTIZED_MODEL)["status"]
+    assert status["plan"]["predicted"] is True
+    assert "W4A16 (predicted: it is to be made) on 1 x NVIDIA-L4" in world.message("Planned")
+    assert "name one in quantization.checkpoint" in world.message("Ready")
+
+
+def test_what_exists_is_served_where_it_fits() -> None:
+    world = base_world()
+    world.settle()
+    assert world.body(QUANTIZED_MODEL)["status"]["plan"]["scheme"] == "Unquantized"
+    assert world.conditions()["CheckpointReady"] == ("True", "Existing")
+
+
+def test_in_mode_plan_a_prediction_is_no_problem() -> None:
+    world = base_world(quantization={"scheme": "W4A16"}, mode="Plan")
+    world.settle()
+    assert world.conditions()["Ready"] == ("False", "PlanOnly")
+    assert world.conditions()["CheckpointReady"] == ("False", "NoCheckpoint")
+    assert world.conditions()["Stalled"][0] == "False"
+
+
+def test_what_serves_stays_while_a_plan_has_no_checkpoint() -> None:
+    world = ready_world()
+    before = world.body(kinds.DEPLOYMENT)
+    world.hub.facts = model("Qwen2.5-7B").facts()
+    world.model(quantization={"scheme": "FP8"})
+    world.settle()
+    assert world.body(kinds.DEPLOYMENT) == before
+    assert world.conditions()["Available"][0] == "True"
+    assert world.conditions()["Ready"] == ("False", "NoCheckpoint")
+
+
+def test_a_replan_rests_on_what_was_measured() -> None:
+    world = ready_world()
+    expected = world.body(QUANTIZED_MODEL)["status"]["plan"]["expectedKvCacheTokens"]
+    (revision,) = world.api.all(kinds.CONTROLLER_REVISION)
+    revision["metadata"]["annotations"]["kubequant.dev/measured"] = str(expected)
+    world.api.put(kinds.CONTROLLER_REVISION, revision)
+    world.annotate("kubequant.dev/replan", "now")
+    world.settle()
+    plan = world.body(QUANTIZED_MODEL)["status"]["plan"]
+    assert plan["evidence"] == "Measured"
+    assert plan["kvCacheTokens"] < plan["expectedKvCacheTokens"]
+    assert plan["expectedKvCacheTokens"] == pytest.approx(expected, rel=0.001)
 
 
 def test_a_model_that_is_gone_or_going_costs_nothing() -> None:

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from kubequant.planning.values import ComputeCapability, Evidence, ModelShape, StoredMethod, StoredQuantization
+from kubequant.planning.engines.overheads import SINCE_0_30, Overheads
+from kubequant.planning.engines.overheads import capture_sizes as capture_sizes
+from kubequant.planning.values import (
+    CacheKind,
+    ComputeCapability,
+    ModelShape,
+    StoredMethod,
+    StoredQuantization,
+)
 
 GIB = 1024**3
 MIB = 1024**2
-KIB = 1024
 
 HEALTH_PATH = "/health"
 METRICS_PATH = "/metrics"
@@ -36,44 +43,6 @@ _LARGE_CARD_BYTES = 70 * GIB
 
 
 @dataclass(frozen=True)
-class Overheads:
-    """Memory beside weights and KV cache of one release (bench/fit_overheads.py prints the residuals)."""
-
-    sampler_bytes_per_logit: float  # profiled: max_num_seqs x vocabulary logits
-    graphs_in_budget: bool
-    evidence: Evidence
-    sampler_peak_bytes_per_logit: float = 38.5  # sorting for top-k/top-p in service, which newer profiles do not see
-    weight_growth: float = 0.001
-    weight_extra_bytes: int = 24 * MIB  # rotary tables and rounding
-    activation_floor_bytes: int = 36 * MIB
-    graph_bytes_floor: int = 150 * MIB
-    graph_bytes_per_layer_and_size: int = 410 * KIB
-    non_torch_bytes: int = 256 * MIB  # one GPU
-    non_torch_nvlink_bytes: int = 2070 * MIB  # of a tensor-parallel rank, collectives over NVLink
-    non_torch_pcie_bytes: int = 720 * MIB
-    non_torch_bytes_per_rank: int = 40 * MIB  # on top, for each rank when ranks > 1
-    context_bytes: int = 1 * GIB  # CUDA context, cuBLAS, lazily loaded kernels: outside the engine's budget
-    context_permille: int = 20  # of the card, where that is more: nothing above 0.98 has been seen to start
-    context_parallel_bytes: int = 768 * MIB  # NCCL on top, when ranks > 1
-    margin_floor_bytes: int = 150 * MIB
-    margin_share: float = 0.1  # of activation, graphs and non-torch
-    margin_weight_share: float = 0.002
-    margin_parallel_bytes: int = 900 * MIB  # when ranks > 1: graphs of two start-ups in nine took so much more
-
-
-UP_TO_0_16 = Overheads(
-    sampler_bytes_per_logit=38.5,
-    graphs_in_budget=False,
-    evidence=Evidence.FITTED,
-    non_torch_bytes=140 * MIB,
-    non_torch_nvlink_bytes=480 * MIB,
-    non_torch_pcie_bytes=480 * MIB,
-)
-UP_TO_0_20 = Overheads(sampler_bytes_per_logit=14.65, graphs_in_budget=False, evidence=Evidence.FITTED)
-SINCE_0_21 = replace(UP_TO_0_20, graphs_in_budget=True, evidence=Evidence.EXTRAPOLATED)
-
-
-@dataclass(frozen=True)
 class EngineProfile:
     """One release of the engine, in one image."""
 
@@ -85,13 +54,7 @@ class EngineProfile:
     """The image holds no code for older GPUs."""
 
 
-VLLM_0_33 = EngineProfile("vllm", "0.33.0", "vllm/vllm-openai:v0.33.0", SINCE_0_21)
-
-
-def capture_sizes(max_num_seqs: int) -> int:
-    """How many batch sizes get CUDA graphs: 1, 2, 4, every 8 to 256, every 16 to 512, none above 2 x max_num_seqs."""
-    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
-    return sum(size <= 2 * max_num_seqs for size in sizes)
+VLLM_0_33 = EngineProfile("vllm", "0.33.0", "vllm/vllm-openai:v0.33.0", SINCE_0_30)
 
 
 def batched_token_choices(memory_bytes: int, max_num_seqs: int) -> tuple[int, ...]:
@@ -111,12 +74,35 @@ def activation_dtype(shape: ModelShape, capability: ComputeCapability) -> str:
     return "F16" if shape.dtype == "F16" else "BF16"
 
 
-def fp8_kv_cache_obstacle(capability: ComputeCapability, head_dim: int) -> str | None:
+def dtype_obstacle(shape: ModelShape, stored: StoredQuantization | None, capability: ComputeCapability) -> str | None:
+    """Why the model cannot run in 16 bit on this GPU, None when it can."""
+    if capability >= _AMPERE:
+        return None
+    if shape.float16_refused:
+        return (
+            f"needs bfloat16, which GPUs have from compute capability 8.0 on, this one has {capability}; the engine would "
+            "run it in 32 bit, with twice the weights"
+        )
+    if stored and stored.scheme == "MXFP4":
+        return f"MXFP4 runs in bfloat16, which GPUs have from compute capability 8.0 on, this one has {capability}"
+    return None
+
+
+def fp8_kv_cache_obstacle(capability: ComputeCapability, shape: ModelShape) -> str | None:
     """Why an FP8 KV cache cannot be had on this GPU, None when it can."""
     if capability < _AMPERE:
         return f"an FP8 KV cache needs compute capability 8.0, this GPU has {capability}"
-    if capability < _ADA and head_dim not in _FLASHINFER_HEADS:
-        return f"below compute capability 8.9 an FP8 KV cache needs heads of 64, 128, 256 or 512, this model's have {head_dim}"
+    if capability >= _ADA:
+        return None
+    if shape.keeps(CacheKind.LATENT):
+        return f"an FP8 KV cache of latent attention (MLA) needs compute capability 8.9, this GPU has {capability}"
+    if shape.attention_sinks:
+        return f"an FP8 KV cache with attention sinks needs compute capability 8.9, this GPU has {capability}"
+    if shape.head_dim not in _FLASHINFER_HEADS:
+        return (
+            "below compute capability 8.9 an FP8 KV cache needs heads of 64, 128, 256 or 512, "
+            f"this model's have {shape.head_dim}"
+        )
     return None
 
 
@@ -147,6 +133,8 @@ def kernel_for(
         return "CUTLASS" if capability < _BLACKWELL else None
     if stored.scheme == "FP8":
         return _fp8_kernel(stored, capability)
+    if stored.scheme in ("NVFP4", "MXFP4"):
+        return _fp4_kernel(stored, capability)
     if capability != _HOPPER:
         return "Marlin"
     machete = stored.group_size in _MACHETE_GROUP_SIZES and all(k % 64 == 0 and n % 128 == 0 for k, n in layers)
@@ -158,6 +146,17 @@ def _fp8_kernel(stored: StoredQuantization, capability: ComputeCapability) -> st
         return "MarlinFP8"  # weight-only: saves memory, computes in 16 bit
     per_tensor = stored.block is None and stored.group_size is None
     return "FlashInfer" if per_tensor and capability >= _BLACKWELL else "CUTLASS"
+
+
+def _fp4_kernel(stored: StoredQuantization, capability: ComputeCapability) -> str | None:
+    """Four-bit floats compute natively on Blackwell only; elsewhere they save memory."""
+    if stored.scheme == "MXFP4" and capability < _AMPERE:
+        return None
+    if capability == _HOPPER:
+        return "Humming"
+    if stored.scheme == "MXFP4" or capability < _BLACKWELL:
+        return "Marlin"
+    return "FlashInfer CuTe-DSL" if capability.major == _BLACKWELL.major else "FlashInfer CUTLASS"
 
 
 def repacked_growth_bytes(stored: StoredQuantization | None, kernel: str, weight_bytes: int) -> int:
@@ -230,6 +229,7 @@ class Launch:
     kv_cache_dtype: str  # BF16 | F16 | FP8
     checkpoint_kv_cache_dtype: str | None
     engine_arguments: tuple[tuple[str, str], ...] = ()
+    pipeline_parallel_size: int = 1
 
 
 _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "half"}
@@ -248,6 +248,8 @@ def build_arguments(launch: Launch) -> tuple[str, ...]:
     ]  # fmt: skip
     if launch.tensor_parallel_size > 1:
         arguments += ["--tensor-parallel-size", str(launch.tensor_parallel_size)]
+    if launch.pipeline_parallel_size > 1:
+        arguments += ["--pipeline-parallel-size", str(launch.pipeline_parallel_size)]
     if launch.activation_dtype != launch.stored_dtype:
         arguments += ["--dtype", _DTYPE_NAMES[launch.activation_dtype]]
     if launch.kv_cache_dtype == "FP8" or launch.checkpoint_kv_cache_dtype:
