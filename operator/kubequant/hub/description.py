@@ -96,6 +96,8 @@ async def describe_at(
     config = await _config(files)
     shape = shape_of(config)
     tensors = await _tensors(files, weights, shape.num_hidden_layers)
+    if shape.upper_bound:
+        shape = shape_of(config, tensors=tensors)  # what the headers hold bounds it closer than the config alone
     return ModelFacts(
         repository=listing.repository,
         commit=listing.commit,

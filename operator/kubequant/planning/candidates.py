@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from kubequant.planning.engines import vllm
-from kubequant.planning.kv_cache import KvLayout, kv_layout
+from kubequant.planning.kv_cache import KvLayout, backend_block_tokens, kv_layout
 from kubequant.planning.memory import EngineLoad, memory_budget
-from kubequant.planning.roofline import Roofline, roofline
-from kubequant.planning.tensors import weights_per_rank
+from kubequant.planning.roofline import Roofline, roofline, work_of
+from kubequant.planning.tensors import largest_layer_per_rank, weights_per_rank
 from kubequant.planning.values import (
     CacheKind,
     ComputeCapability,
@@ -66,6 +66,12 @@ def kv_cache_dtypes(intent: Intent, shape: ModelShape, capability: ComputeCapabi
     return (sixteen_bit,)
 
 
+_weights_per_rank = lru_cache(maxsize=128)(weights_per_rank)
+_largest_layer_per_rank = lru_cache(maxsize=128)(largest_layer_per_rank)
+_work_of = lru_cache(maxsize=128)(work_of)
+"""One plan asks the same of every GPU class: without these its time would be spent on summing tensors anew."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A checkpoint on a GPU class, for one intent. Its properties are computed on demand."""
@@ -114,24 +120,30 @@ class Candidate:
     @property
     def intermediate_sizes(self) -> tuple[int, ...]:
         """Inner sizes of the MLPs that the model has: dense, of an expert, of the shared experts."""
-        shape = self.facts.shape
-        experts = (shape.experts.intermediate_size, shape.experts.shared_intermediate_size) if shape.experts else ()
-        return tuple(size for size in (shape.intermediate_size, *experts) if size)
+        shape, experts = self.facts.shape, self.facts.shape.experts
+        if experts is None:
+            return (shape.intermediate_size,)
+        dense = shape.intermediate_size if experts.layers < shape.num_hidden_layers else 0
+        return tuple(size for size in (dense, experts.intermediate_size, experts.shared_intermediate_size) if size)
 
     @cached_property
     def weight_bytes_per_rank(self) -> int:
-        stages = (self.pipeline_parallel_size,) if self.pipeline_parallel_size > 1 else ()
-        stored = weights_per_rank(self.facts, self.tensor_parallel_size, *stages)
+        padded = self.scheme == "MXFP4" and self.kernel == "Marlin"
+        stored = _weights_per_rank(
+            self.facts, self.tensor_parallel_size, self.pipeline_parallel_size, padded_experts=padded
+        )
         return stored + vllm.repacked_growth_bytes(self.facts.stored, self.kernel or "", stored)
 
     @cached_property
     def layout(self) -> KvLayout:
+        shape = self.facts.shape
         return kv_layout(
-            self.facts.shape,
+            shape,
             self.kv_cache_dtype,
             self.tensor_parallel_size,
             self.pipeline_parallel_size,
             self.max_num_batched_tokens,
+            block_tokens=backend_block_tokens(shape, self.kv_cache_dtype, self.gpu.compute_capability),
         )
 
     @cached_property
@@ -148,6 +160,8 @@ class Candidate:
                 self.kv_cache_dtype, self.gpu.compute_capability, self.facts.shape.head_dim
             ),
             pipeline_parallel_size=self.pipeline_parallel_size,
+            flashinfer_sampler=vllm.samples_with_flashinfer(self.gpu.compute_capability),
+            expert_kernel=vllm.expert_kernel(self.facts.stored, self.gpu.compute_capability),
             enforce_eager=("enforce-eager", "true") in self.intent.engine_arguments,
         )
         return memory_budget(
@@ -203,15 +217,13 @@ class Candidate:
     def roofline(self) -> Roofline | None:
         """At the concurrency and length asked for; None where the card's rates are not known."""
         demand = self.demand
-        return roofline(
-            self.facts,
-            self.gpu,
-            self.gpus,
-            self.scheme,
-            self.kv_cache_dtype,
-            demand.concurrent_requests,
-            demand.tokens_per_request,
-        )
+        requests = demand.concurrent_requests
+        work = _work_of(self.facts, self.kv_cache_dtype, requests, demand.tokens_per_request)
+        return roofline(work, self.gpu, self.gpus, self.scheme, requests, self.facts.shape.num_hidden_layers)
+
+    @property
+    def largest_layer_bytes_per_rank(self) -> int:
+        return _largest_layer_per_rank(self.facts, self.tensor_parallel_size)
 
     @property
     def name(self) -> str:

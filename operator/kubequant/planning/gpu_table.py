@@ -27,6 +27,8 @@ _MIG_MARK = "-MIG-"
 _MIG_PROFILE = re.compile(r"(\d)g\.\d+gb[a-z.+-]*")
 _MAKERS_WORDS = frozenset({"NVIDIA", "GEFORCE", "TESLA", "RTX", "GTX"})
 _SHOWN_NAMES = 6
+_NVLINK_OF_DATA_CENTRES_GB_S = 300
+"""Workstation cards (3090, A6000) have a bridge of 113 GB/s between two, which few machines have."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _known_gpu(row: Mapping[str, str]) -> KnownGpu:
         memory_bytes=int(row["memory_mib"]) * MIB if row["memory_mib"] else None,
         compute_capability=ComputeCapability.parse(row["compute_capability"]),
         smallest_cuda_total_bytes=int(float(smallest_seen) * GIB) if smallest_seen else None,
-        nvlink=float(row["nvlink_gb_s"] or 0) > 0,
+        nvlink=float(row["nvlink_gb_s"] or 0) >= _NVLINK_OF_DATA_CENTRES_GB_S,
         bandwidth_bytes_per_second=_scaled(row["memory_bandwidth_gb_s"], GIGA),
         flops_16bit=_scaled(row["fp16_dense_tflops"], TERA),
         flops_fp8=_scaled(row["fp8_dense_tflops"], TERA),

@@ -182,7 +182,7 @@ def bytes_for(tokens: int, token_bytes: int) -> int:
 
 
 def _paged(shape: ModelShape, dtype: str, tensor_parallel_size: int, block: int) -> list[_Layers]:
-    """Every kind of layer with its page. Chunks become full attention: vLLM does not run the hybrid manager with them."""
+    """Every kind of layer with its page. Chunks become full attention: the hybrid manager is off with them."""
     caches = [cache for cache in shape.caches if cache.layers]
     if any(cache.kind is CacheKind.CHUNKED for cache in caches) and any(
         cache.kind is CacheKind.FULL for cache in caches

@@ -70,9 +70,13 @@ def plan(
     kept, compared_refusals = compared(survivors)
     if not kept:
         return _nothing_passed(refusals + compared_refusals, fleet)
+    every_refusal = tuple(
+        refusal for _, refusal in (*compared_refusals, *sorted(refusals, key=closeness, reverse=True))
+    )
+    if obstacle := vllm.code_obstacle(facts.shape):
+        return Refused(Reason.UNSUPPORTED_ARCHITECTURE, f"{facts.repository}: {obstacle}", every_refusal)
     best, *others = ranked(kept, intent.objective)
-    by_closeness = sorted(refusals, key=closeness, reverse=True)
-    return plan_of(best, others, [refusal for _, refusal in (*compared_refusals, *by_closeness)], fleet)
+    return plan_of(best, others, every_refusal, fleet)
 
 
 def _placements(fleet: Fleet, intent: Intent) -> Iterator[tuple[GpuClass, int]]:

@@ -58,8 +58,8 @@ Of the mixtures of experts only Qwen3's does: the others leave out the router, s
 _BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F16": 2, "BF16": 2, "I32": 4, "F32": 4, "I64": 8}
 _EXPERT_NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _NEXT_TOKEN = re.compile(r"(?:.*\.)?mtp(?:_layers)?\.")
-_BEYOND_THE_LAST = re.compile(r"(?:.*\.)?layers\.\d+\.")
-"""Layers for multi-token prediction: under a name of their own, or numbered on after the last (`classes_of` leaves that number)."""
+_BEYOND_THE_LAST = re.compile(r"(?:.*\.)?layers\.\+\.")
+"""Layers for multi-token prediction: under a name of their own, or numbered on after the last (`classes_of` writes a plus for their numbers)."""
 
 _Parts = Iterator[tuple[str, str, tuple[int, ...]]]  # parameter, dtype, shape
 
@@ -153,6 +153,17 @@ def resolved_method(facts: ModelFacts, scheme: str, method: str = "Auto") -> str
         return method
     methods = _methods(scheme)
     return next((one for one in methods if _obstacle_of_layout(facts, scheme, one) is None), methods[-1])
+
+
+def method_of(facts: ModelFacts) -> str:
+    """The method that Auto makes a predicted checkpoint with: the first of its scheme that stores it so."""
+    stored = facts.stored
+    assert stored is not None, "what is predicted is quantised"
+    return next(
+        method
+        for (scheme, method), layout in _LAYOUTS.items()
+        if scheme == stored.scheme and layout.symmetric == stored.symmetric
+    )
 
 
 def layout_of(scheme: str, method: str) -> Layout:

@@ -9,6 +9,7 @@ from kubequant.planning.candidates import Candidate
 from kubequant.planning.engines import vllm
 from kubequant.planning.gpus import taints_note
 from kubequant.planning.policy import SMALL_MODEL_PARAMETERS
+from kubequant.planning.prediction import method_of
 from kubequant.planning.text import gib, tokens
 from kubequant.planning.values import Alternative, Fleet, Plan, Refusal
 
@@ -26,7 +27,7 @@ def plan_of(best: Candidate, others: Sequence[Candidate], refusals: Sequence[Ref
         gpu=best.gpu,
         gpus_per_replica=best.gpus,
         scheme=best.scheme,
-        method=facts.stored.method if facts.stored else "None",
+        method=_method(best),
         kernel=best.kernel,
         kv_cache_dtype=best.kv_cache_dtype,
         budget=best.budget,
@@ -50,6 +51,16 @@ def plan_of(best: Candidate, others: Sequence[Candidate], refusals: Sequence[Ref
         price_per_hour=best.price_per_hour,
         notes=tuple(_notes(best, others, fleet)),
     )
+
+
+def _method(best: Candidate) -> str:
+    """How the checkpoint was made, or, where nobody has, how it would be."""
+    stored = best.facts.stored
+    if stored is None:
+        return "None"
+    if not best.facts.predicted:
+        return stored.method.value
+    return method_of(best.facts) if best.intent.method == "Auto" else best.intent.method
 
 
 def _sixteen_bit_tokens(best: Candidate) -> int | None:

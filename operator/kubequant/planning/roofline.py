@@ -4,6 +4,7 @@ A *bound* is what no engine can beat: bytes that a step must move over the card'
 To *rank* placements the same figures are divided by the shares of them that real engines reach, because those differ by scheme:
 4-bit kernels reach less of the bandwidth than 16-bit ones, and weight-only schemes compute in 16 bit whatever they store.
 Shares: 0.68 and 0.80 of the bandwidth (decoding at batch 1, measured on six models), half of the peak (prefill and large batches).
+Ranks meet twice a layer; what a meeting takes is assumed, not measured: it keeps small models from being spread over slow links.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _PACKED_4BIT = ("W4A16", "NVFP4", "MXFP4")
 _BANDWIDTH_SHARE = 0.80
 _BANDWIDTH_SHARE_4BIT = 0.68
 _COMPUTE_SHARE = 0.5
+_MEETING_SECONDS = {True: 15e-6, False: 60e-6}
+"""Of an all-reduce of a decoding step's few kB, with NVLink and over PCIe."""
 _PROMPT_SHARE = 0.5
 """Of a request's tokens, how many are its prompt: unknown beforehand, so half of them."""
 
@@ -89,13 +92,14 @@ def peak_flops(gpu: GpuClass, scheme: str) -> int | None:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Work against the rates of so many GPUs. All of them move and compute at once: a bound, communication costs nothing."""
+    """Work against the rates of so many GPUs, all of which move and compute at once."""
 
     work: Work
     scheme: str
     requests: int
     bandwidth: float  # bytes a second, all GPUs
     peak: float  # operations a second, all GPUs
+    meetings_seconds: float = 0.0  # of one step; no part of the bound
 
     def bounds(self) -> Bounds:
         moving, computing = self._moving(), self._computing()
@@ -116,7 +120,7 @@ class Roofline:
     def likely_step_seconds(self) -> float:
         """One step of decoding, with the shares of bandwidth and peak that engines reach. For ranking only."""
         share = _BANDWIDTH_SHARE_4BIT if self.scheme in _PACKED_4BIT else _BANDWIDTH_SHARE
-        return max(self._moving() / share, self._computing() / _COMPUTE_SHARE)
+        return max(self._moving() / share, self._computing() / _COMPUTE_SHARE) + self.meetings_seconds
 
     def likely_seconds_per_token(self) -> float:
         """Of throughput: a token's share of its prompt's prefill and of the steps, prompts and answers of equal length."""
@@ -125,14 +129,10 @@ class Roofline:
         return _PROMPT_SHARE * prefill + (1 - _PROMPT_SHARE) * decode
 
 
-def roofline(
-    facts: ModelFacts, gpu: GpuClass, gpus: int, scheme: str, kv_cache_dtype: str, requests: int, tokens_each: int
-) -> Roofline | None:
-    """None where the GPU's bandwidth or peak is not known."""
+def roofline(work: Work, gpu: GpuClass, gpus: int, scheme: str, requests: int, layers: int) -> Roofline | None:
+    """None where the GPU's bandwidth or peak is not known, or the headers hold no matrices."""
     peak = peak_flops(gpu, scheme)
-    if not gpu.bandwidth_bytes_per_second or not peak:
+    if not gpu.bandwidth_bytes_per_second or not peak or not work.flops_per_token:
         return None
-    work = work_of(facts, kv_cache_dtype, requests, tokens_each)
-    if not work.flops_per_token:
-        return None
-    return Roofline(work, scheme, requests, float(gpu.bandwidth_bytes_per_second * gpus), float(peak * gpus))
+    meetings = 2 * layers * _MEETING_SECONDS[gpu.nvlink] if gpus > 1 else 0.0
+    return Roofline(work, scheme, requests, float(gpu.bandwidth_bytes_per_second * gpus), float(peak * gpus), meetings)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from kubequant.planning.candidates import Candidate
 from kubequant.planning.engines import vllm
-from kubequant.planning.tensors import largest_layer_per_rank, padded_vocabulary
+from kubequant.planning.tensors import padded_vocabulary
 from kubequant.planning.text import gib, tokens
 from kubequant.planning.values import CacheKind, KvCacheDtype, Refusal
 
@@ -267,7 +267,7 @@ def load_peak_fits(candidate: Candidate) -> Refusal | None:
     if candidate.facts.stored is None:
         return None
     budget = candidate.budget
-    peak = budget.weights_bytes + largest_layer_per_rank(candidate.facts, candidate.tensor_parallel_size)
+    peak = budget.weights_bytes + candidate.largest_layer_bytes_per_rank
     if peak <= budget.usable_bytes:
         return None
     message = f"loading and repacking peak at {gib(peak)}{_each(candidate)}, {_available(candidate)}"

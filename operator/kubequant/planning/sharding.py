@@ -46,7 +46,7 @@ _FLOAT32 = frozenset({"A_log", "e_score_correction_bias", "correct_output_scale"
 _FLOAT32_ROUTERS = frozenset({
     "AfmoeForCausalLM", "Ernie4_5_MoeForCausalLM", "Ernie4_5_VLMoeForConditionalGeneration",
     "Glm4MoeForCausalLM", "Glm4MoeLiteForCausalLM", "Glm4vMoeForConditionalGeneration", "HYV3ForCausalLM",
-    "MiniMaxM2ForCausalLM", "Step3p5ForCausalLM",
+    "MiMoV2FlashForCausalLM", "MiniMaxM2ForCausalLM", "Step3p5ForCausalLM",
 })  # fmt: skip
 """Architectures whose routers vLLM computes, and so keeps, in 32 bit."""
 

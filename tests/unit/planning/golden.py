@@ -41,15 +41,29 @@ CARDS = {
 }
 
 _MIXTRAL = config(
-    "MixtralForCausalLM", 32, 4096, 14336, 32, 8, 32000, 32768, num_local_experts=8, num_experts_per_tok=2
+    "MixtralForCausalLM",
+    32,
+    4096,
+    14336,
+    32,
+    8,
+    32000,
+    32768,
+    num_local_experts=8,
+    num_experts_per_tok=2,
+    sliding_window=None,
 )
 
 DENSE: dict[str, dict[str, Any]] = {
     "Qwen2.5-0.5B": config("Qwen2ForCausalLM", 24, 896, 4864, 14, 2, 151936, 32768, tie_word_embeddings=True),
     "Qwen2.5-14B": config("Qwen2ForCausalLM", 48, 5120, 13824, 40, 8, 152064, 32768),
     "Qwen2.5-72B": config("Qwen2ForCausalLM", 80, 8192, 29568, 64, 8, 152064, 32768),
-    "Mistral-Small-24B": config("MistralForCausalLM", 40, 5120, 32768, 32, 8, 131072, 32768, head_dim=128),
-    "Codestral-22B": config("MistralForCausalLM", 56, 6144, 16384, 48, 8, 32768, 32768, head_dim=128),
+    "Mistral-Small-24B": config(
+        "MistralForCausalLM", 40, 5120, 32768, 32, 8, 131072, 32768, head_dim=128, sliding_window=None
+    ),
+    "Codestral-22B": config(
+        "MistralForCausalLM", 56, 6144, 16384, 48, 8, 32768, 32768, head_dim=128, sliding_window=None
+    ),
     "Llama-3.1-405B": config("LlamaForCausalLM", 126, 16384, 53248, 128, 8, 128256, 131072, head_dim=128),
     "Phi-4": config("Phi3ForCausalLM", 40, 5120, 17920, 40, 10, 100352, 16384),
 }
@@ -147,7 +161,7 @@ CASES = (
     C("Llama-3.1-8B", "A100", scheme="W8A8"), C("Llama-3.1-8B", "B200", scheme="W8A8"), C("Llama-3.1-8B", "4090", scheme="Unquantized"),
     C("Llama-3.1-8B AWQ", "4090", scheme="FP8"), C("Llama-3.1-70B", "8 x 4090", scheme="FP8"),
     # objectives
-    C("Llama-3.1-8B", "4090, 8 x H100", objective=Objective.LOWEST_LATENCY), C("Llama-3.1-8B", "4090, 2 x H100", "64 x 1024", objective=BUSY),
+    C("Llama-3.1-8B", "4090, 8 x H100", objective=Objective.LOWEST_LATENCY), C("Llama-3.1-8B", "8 x 4090", objective=Objective.LOWEST_LATENCY), C("Llama-3.1-8B", "4090, 2 x H100", "64 x 1024", objective=BUSY),
     C("Llama-3.1-8B", "L4, A100, H100", objective=QUALITY), C("Llama-3.1-70B", "8 x L40S, 8 x H100", objective=QUALITY),
     C("Llama-3.1-8B", "L4", "64 x 1024"), C("Llama-3.1-8B FP8", "L4", "64 x 1024"),
     # what does not divide

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kubequant.api.conditions import Reason
 from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.plan import Measured, plan
-from kubequant.planning.roofline import kv_bytes_read, roofline
+from kubequant.planning.roofline import kv_bytes_read, roofline, work_of
 from kubequant.planning.values import (
     CacheKind,
     CacheLayers,
@@ -214,7 +214,7 @@ def test_the_bound_of_decoding_is_bytes_over_bandwidth() -> None:
     qwen = replace(model("Qwen2.5-7B"), config={**model("Qwen2.5-7B").config, "num_hidden_layers": 48, "hidden_size": 5120,
         "intermediate_size": 13824, "num_attention_heads": 40, "num_key_value_heads": 8}).stored_as("AWQ")  # fmt: skip
     gpu = replace(card(), bandwidth_bytes_per_second=1_008 * 10**9)
-    found = roofline(qwen.facts(), gpu, 1, "W4A16", "BF16", 1, 1)
+    found = roofline(work_of(qwen.facts(), "BF16", 1, 1), gpu, 1, "W4A16", 1, 48)
     assert found is not None
     assert found.bounds().decode_tokens_per_second == pytest.approx(120, rel=0.01)
 
@@ -224,12 +224,10 @@ def test_only_experts_that_are_asked_are_read() -> None:
     experts = TensorClass("model.layers.*.mlp.experts.*.up_proj.weight", "BF16", (100, 100), 8, 160_000)
     shape = replace(model("Tiny").shape(), experts=Experts(8, 2, 1, 100))
     facts = ModelFacts("org/moe", "0" * 40, shape, (dense, experts), None, 0)
-    one = roofline(facts, card(), 1, "Unquantized", "BF16", 1, 1)
-    many = roofline(facts, card(), 1, "Unquantized", "BF16", 64, 1)
-    assert one is not None and many is not None
-    assert one.work.weight_bytes == pytest.approx(20_000 + 160_000 * 2 / 8)
-    assert many.work.weight_bytes == pytest.approx(180_000, rel=1e-6)
-    assert one.work.flops_per_token == many.work.flops_per_token == 2 * (10_000 + 80_000 * 2 / 8)
+    one, many = work_of(facts, "BF16", 1, 1), work_of(facts, "BF16", 64, 1)
+    assert one.weight_bytes == pytest.approx(20_000 + 160_000 * 2 / 8)
+    assert many.weight_bytes == pytest.approx(180_000, rel=1e-6)
+    assert one.flops_per_token == many.flops_per_token == 2 * (10_000 + 80_000 * 2 / 8)
 
 
 def test_windows_bound_what_attention_reads() -> None:

@@ -22,7 +22,7 @@ MODELS = (
     "Qwen2.5-0.5B", "Qwen2.5-7B", "Qwen2.5-14B AWQ", "Llama-3.1-8B FP8", "Llama-3.1-70B GPTQ", "Phi-4", "Mixtral-8x7B",
     "DeepSeek-V2-Lite", "gemma-3-1b", "gpt-oss-20b MXFP4", "Mistral-7B-v0.1", "Qwen3-Next-80B-A3B",
 )  # fmt: skip
-models = st.sampled_from(MODELS)
+models = st.sampled_from(MODELS)  # no deadlines below: the first question about a model builds its headers
 capabilities = st.sampled_from(["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"])
 memories = st.integers(4, 192)
 intents = st.builds(
@@ -41,7 +41,7 @@ def on(intent: Intent, name: str, *cards: object) -> Plan | Refused:
 
 
 @given(models, capabilities, memories, st.integers(1, 64), intents)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_more_memory_never_turns_a_fit_into_a_refusal(
     name: str, capability: str, memory: int, more: int, intent: Intent
 ) -> None:
@@ -52,7 +52,7 @@ def test_more_memory_never_turns_a_fit_into_a_refusal(
 
 
 @given(models, capabilities, memories, intents)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_promised_is_at_most_expected_and_the_demand_is_met(
     name: str, capability: str, memory: int, intent: Intent
 ) -> None:
@@ -69,7 +69,7 @@ def test_promised_is_at_most_expected_and_the_demand_is_met(
 
 
 @given(models, st.integers(0, 2**40), st.integers(1, 32768), st.sampled_from([1, 2, 4, 8]), st.integers(16, 8192))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_an_fp8_kv_cache_never_holds_fewer_tokens(name: str, cache: int, context: int, ranks: int, batch: int) -> None:
     shape = facts(name).shape
     sixteen, eight = (kv_layout(shape, dtype, ranks, 1, batch) for dtype in ("BF16", "FP8"))
@@ -78,6 +78,7 @@ def test_an_fp8_kv_cache_never_holds_fewer_tokens(name: str, cache: int, context
 
 
 @given(models, st.sampled_from([1, 2, 4]))
+@settings(deadline=None)
 def test_more_ranks_never_hold_more_each(name: str, ranks: int) -> None:
     assert weights_per_rank(facts(name), 2 * ranks) <= weights_per_rank(facts(name), ranks)
     wide, narrow = (kv_layout(facts(name).shape, "BF16", size).bytes_per_token for size in (2 * ranks, ranks))
@@ -85,6 +86,7 @@ def test_more_ranks_never_hold_more_each(name: str, ranks: int) -> None:
 
 
 @given(models, capabilities, memories, intents, st.integers(1, 10_000_000))
+@settings(deadline=None)
 def test_layouts_are_inverse_to_themselves(name: str, capability: str, memory: int, intent: Intent, cache: int) -> None:
     layout = kv_layout(facts(name).shape, "BF16")
     each = intent.tokens_per_request or 1
@@ -94,7 +96,7 @@ def test_layouts_are_inverse_to_themselves(name: str, capability: str, memory: i
 
 
 @given(models, capabilities, memories, memories, intents)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_another_card_never_takes_a_plan_away(
     name: str, capability: str, memory: int, other: int, intent: Intent
 ) -> None:
@@ -112,7 +114,7 @@ def test_another_card_never_takes_a_plan_away(
 
 
 @given(models, capabilities, memories, intents)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_less_asked_never_turns_a_fit_into_a_refusal(name: str, capability: str, memory: int, intent: Intent) -> None:
     gpu = card(memory_gib=memory, capability=capability)
     if isinstance(on(intent, name, gpu), Plan):
@@ -121,7 +123,7 @@ def test_less_asked_never_turns_a_fit_into_a_refusal(name: str, capability: str,
 
 
 @given(models, capabilities, memories, intents)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_every_refusal_says_what_the_number_and_the_reason(
     name: str, capability: str, memory: int, intent: Intent
 ) -> None:
@@ -133,7 +135,7 @@ def test_every_refusal_says_what_the_number_and_the_reason(
 
 
 @given(models, memories, intents)
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_what_was_planned_passes_every_rule_again(name: str, memory: int, intent: Intent) -> None:
     gpu = card(memory_gib=memory)
     found = on(replace(intent, scheme="Auto"), name, gpu)

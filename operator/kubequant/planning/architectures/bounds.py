@@ -1,8 +1,8 @@
 """An upper bound on the KV cache of an architecture that vLLM serves and whose layout is not known here in detail.
 
 Every layer is taken to keep key and value of every token, as wide as the widest key projection in the headers, else
-with as many KV heads as the config says. Windows, latents and shared caches only make it smaller; a recurrent state is not
-counted, being below a full cache of any length worth serving.
+with as many KV heads as the config says. Windows, latents and shared caches only make it smaller; a recurrent state is
+not counted, being below a full cache of any length worth serving.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _heads(fields: Fields, caches: Sequence[CacheLayers]) -> dict[str, int]:
 def _intermediate(fields: Fields) -> int:
     """Of the dense layers. GPT-2's kin mean four times the hidden size where they say nothing; Mamba, and models whose
     every MLP is a mixture of experts, have no such layer, and the same number stands in."""
-    silent = fields.config.get("model_type") in _WITHOUT_MLP_WIDTH
+    silent = str(fields.config.get("model_type")) in _WITHOUT_MLP_WIDTH
     if fields.raw("intermediate_size") is None and (
         silent or fields.optional("moe_intermediate_size") is not None or fields.raw("block_configs") is not None
     ):

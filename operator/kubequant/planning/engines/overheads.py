@@ -6,6 +6,7 @@ Each constant has a cause; docs/design/overheads.md says which and how well it e
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 from kubequant.planning.values import Evidence
 
@@ -76,6 +77,7 @@ def overheads_of(minor: int) -> Overheads:
     return next((found for last, found in _LAST_MINORS if minor <= last), SINCE_0_30)
 
 
+@cache
 def capture_sizes(max_num_seqs: int, tokens_per_step: int = 1) -> int:
     """How many batch sizes get CUDA graphs: 1, 2, 4, every 8 to 256, every 16 to 512, none above twice the tokens of
     a decoding step (`tokens_per_step` of each request: more than one with speculative decoding)."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from kubequant.planning.engines.overheads import SINCE_0_30, Overheads
 from kubequant.planning.engines.overheads import capture_sizes as capture_sizes
+from kubequant.planning.memory import ExpertKernel
 from kubequant.planning.values import (
     CacheKind,
     ComputeCapability,
@@ -40,6 +41,17 @@ _BLACKWELL = ComputeCapability(10, 0)
 _FLASHINFER_HEADS = (64, 128, 256, 512)
 _FLASHINFER_WORKSPACE_BYTES = 394 * MIB
 _LARGE_CARD_BYTES = 70 * GIB
+_NEEDS_REPOSITORY_CODE = frozenset(
+    {
+        "DeciLMForCausalLM",
+        "DeepseekForCausalLM",
+        "InternLM2ForCausalLM",
+        "InternLM3ForCausalLM",
+        "InternVLChatModel",
+        "MiniCPMForCausalLM",
+    }
+)
+"""Served by the engine, but of a `model_type` that neither it nor transformers 5.19 can read."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,16 @@ def activation_dtype(shape: ModelShape, capability: ComputeCapability) -> str:
     if capability < _AMPERE:
         return "F16"
     return "F16" if shape.dtype == "F16" else "BF16"
+
+
+def code_obstacle(shape: ModelShape) -> str | None:
+    """Why the engine would not load the model's configuration, None when it does."""
+    if shape.architecture not in _NEEDS_REPOSITORY_CODE:
+        return None
+    return (
+        f"the configuration of {shape.architecture} can only be read with code from the repository (trust_remote_code), which "
+        "is never run: name a conversion of the model to classes that transformers itself has"
+    )
 
 
 def dtype_obstacle(shape: ModelShape, stored: StoredQuantization | None, capability: ComputeCapability) -> str | None:
@@ -139,6 +161,20 @@ def kernel_for(
         return "Marlin"
     machete = stored.group_size in _MACHETE_GROUP_SIZES and all(k % 64 == 0 and n % 128 == 0 for k, n in layers)
     return "Machete" if machete else "Humming"
+
+
+def expert_kernel(stored: StoredQuantization | None, capability: ComputeCapability) -> ExpertKernel:
+    """What runs a mixture's experts: it decides what buffers they need."""
+    if stored and stored.scheme == "MXFP4":
+        return ExpertKernel.MXFP4
+    if stored and stored.block and capability.major in (_HOPPER.major, _BLACKWELL.major):
+        return ExpertKernel.DEEP_GEMM
+    return ExpertKernel.TRITON
+
+
+def samples_with_flashinfer(capability: ComputeCapability) -> bool:
+    """Its sampler keeps a workspace; Turing has none."""
+    return capability >= _AMPERE
 
 
 def _fp8_kernel(stored: StoredQuantization, capability: ComputeCapability) -> str:
