@@ -161,7 +161,9 @@ CASES = (
     C("Llama-3.1-8B", "A100", scheme="W8A8"), C("Llama-3.1-8B", "B200", scheme="W8A8"), C("Llama-3.1-8B", "4090", scheme="Unquantized"),
     C("Llama-3.1-8B AWQ", "4090", scheme="FP8"), C("Llama-3.1-70B", "8 x 4090", scheme="FP8"),
     # objectives
-    C("Llama-3.1-8B", "4090, 8 x H100", objective=Objective.LOWEST_LATENCY), C("Llama-3.1-8B", "8 x 4090", objective=Objective.LOWEST_LATENCY), C("Llama-3.1-8B", "4090, 2 x H100", "64 x 1024", objective=BUSY),
+    C("Llama-3.1-8B", "4090, 8 x H100", objective=Objective.LOWEST_LATENCY),
+    C("Llama-3.1-8B", "8 x 4090", objective=Objective.LOWEST_LATENCY),
+    C("Llama-3.1-8B", "4090, 2 x H100", "64 x 1024", objective=BUSY),
     C("Llama-3.1-8B", "L4, A100, H100", objective=QUALITY), C("Llama-3.1-70B", "8 x L40S, 8 x H100", objective=QUALITY),
     C("Llama-3.1-8B", "L4", "64 x 1024"), C("Llama-3.1-8B FP8", "L4", "64 x 1024"),
     # what does not divide
