@@ -107,8 +107,8 @@ def measure(count: int, over: Fleet) -> Measured:
 def figures(count: int = PLANS) -> list[Figure]:
     """For `make bench`: the time a plan, memory, and what a thousand times the nodes cost."""
     few, many = fleet(1), fleet(1000)
-    warm = measure(max(20, count // 100), few)
-    small, large = measure(max(20, count // 20), few), measure(max(20, count // 20), many)
+    warm = measure(count // 100, few)
+    small, large = measure(count // 10, few), measure(count // 10, many)
     all_of_them = measure(count, many)
     case = f"{count:,} plans, {CLASSES} GPU classes"
     return [

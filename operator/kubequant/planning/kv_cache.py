@@ -171,16 +171,6 @@ def bytes_per_token(shape: ModelShape, kv_cache_dtype: str, tensor_parallel_size
     return sum(_ceil(group.count * block_bytes, group.block_tokens) for group in groups if group.block_tokens)
 
 
-def tokens_in(cache_bytes: int, token_bytes: int) -> int:
-    """Tokens that a rank's cache of `cache_bytes` holds; 0 when not even one block is left."""
-    return max(0, cache_bytes // (token_bytes * BLOCK_TOKENS) - _NULL_BLOCKS) * BLOCK_TOKENS
-
-
-def bytes_for(tokens: int, token_bytes: int) -> int:
-    """The smallest cache of a rank that holds `tokens`: the inverse of `tokens_in`."""
-    return (-(-tokens // BLOCK_TOKENS) + _NULL_BLOCKS) * BLOCK_TOKENS * token_bytes
-
-
 def _paged(shape: ModelShape, dtype: str, tensor_parallel_size: int, block: int) -> list[_Layers]:
     """Every kind of layer with its page. Chunks become full attention: the hybrid manager is off with them."""
     caches = [cache for cache in shape.caches if cache.layers]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubequant.planning import kv_cache
 from kubequant.planning.engines import overheads, vllm
+from kubequant.planning.kv_cache import kv_layout
 from kubequant.planning.memory import (
     EngineLoad,
     ExpertKernel,
@@ -68,6 +68,10 @@ LOADS = st.builds(
 TOTALS = st.integers(1 * GIB, 300 * GIB)
 
 
+def tokens_of(load: EngineLoad, cache_bytes: int) -> int:
+    return kv_layout(load.shape, load.kv_cache_dtype, load.tensor_parallel_size).tokens_in(cache_bytes, 8192)
+
+
 @given(LOADS, TOTALS, st.integers(0, 4 * GIB))
 def test_lines_sum_to_what_the_engine_may_use(load: EngineLoad, total: int, reserved: int) -> None:
     budget = memory_budget(load, total, NEW, reserved)
@@ -96,8 +100,8 @@ def test_fp8_kv_cache_about_doubles_tokens() -> None:
     load = load_of("Llama-3.1-8B")
     sizes = []
     for dtype in ("BF16", "FP8"):
-        budget = memory_budget(replace(load, kv_cache_dtype=dtype), 80 * GIB, NEW)
-        sizes.append(kv_cache.tokens_in(budget.kv_cache_bytes, budget.kv_bytes_per_token))
+        asked = replace(load, kv_cache_dtype=dtype)
+        sizes.append(tokens_of(asked, memory_budget(asked, 80 * GIB, NEW).kv_cache_bytes))
     assert sizes[1] / sizes[0] == pytest.approx(2, abs=0.001)
 
 
@@ -128,9 +132,9 @@ def test_llama_70b_fp8_on_one_h200() -> None:
     load = load_of("Llama-3.1-70B", "FP8", seqs=1024, batch=8192)
     budget = memory_budget(load, int(139.8 * GIB), overheads.UP_TO_0_16, gpu_memory_utilization=0.9)
     assert (budget.usable_bytes - budget.expected_kv_cache_bytes) / GIB == pytest.approx(72.6, abs=0.2)
-    expected = kv_cache.tokens_in(budget.expected_kv_cache_bytes, budget.kv_bytes_per_token)
+    expected = tokens_of(load, budget.expected_kv_cache_bytes)
     assert expected == pytest.approx(174_336, rel=0.005)
-    assert kv_cache.tokens_in(budget.kv_cache_bytes, budget.kv_bytes_per_token) < 174_336
+    assert tokens_of(load, budget.kv_cache_bytes) < 174_336
 
 
 @pytest.mark.parametrize(

@@ -140,23 +140,6 @@ def test_kv_heads_are_replicated_beyond_their_number() -> None:
     assert kv_cache.bytes_per_token(shape, "BF16", 8) == kv_cache.bytes_per_token(shape, "BF16", 16) == 16384
 
 
-def test_whole_context_of_llama() -> None:
-    shape = model("Llama-3.1-8B").shape()
-    null_block = 16 * 131072
-    assert kv_cache.bytes_for(131072, kv_cache.bytes_per_token(shape, "BF16")) == 16 * GIB + null_block
-
-
-@given(st.integers(1, 10**7), st.integers(1, 10**6))
-def test_bytes_for_is_the_least_that_holds(tokens: int, token_bytes: int) -> None:
-    needed = kv_cache.bytes_for(tokens, token_bytes)
-    assert kv_cache.tokens_in(needed, token_bytes) >= tokens
-    assert kv_cache.tokens_in(needed - 1, token_bytes) < tokens
-
-
-def test_nothing_left_is_no_tokens() -> None:
-    assert kv_cache.tokens_in(-5, 100) == kv_cache.tokens_in(0, 100) == kv_cache.tokens_in(1600, 100) == 0
-
-
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=30)
