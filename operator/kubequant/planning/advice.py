@@ -20,10 +20,11 @@ def closest(refused: Sequence[tuple[Candidate, Refusal]]) -> tuple[Candidate, Re
 
 
 def closeness(pair: tuple[Candidate, Refusal]) -> tuple[int, int]:
-    """How near a refused candidate came; larger is nearer. What the user excluded themselves is farthest."""
+    """How near a refused candidate came; larger is nearer. What the user excluded is farthest, of that the oldest GPUs."""
     candidate, refusal = pair
     if refusal.rule in USER_RULE_NAMES:
-        return -2, 0
+        capability = candidate.gpu.compute_capability
+        return -2, 10 * capability.major + capability.minor
     if refusal.rule not in MEMORY_RULE_NAMES:
         return -1, 0
     demand = candidate.demand
