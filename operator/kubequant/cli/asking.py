@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def asked(options: PlanOptions, folder_name: str | None = None) -> Asked:
         namespace=str(metadata.get("namespace") or "default"),
         body=written,
         spec=parsed,
-        intent=_intent(parsed),
+        intent=replace(_intent(parsed), prefer_existing=options.existing or options.manifest is not None),
     )
 
 

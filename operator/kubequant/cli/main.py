@@ -89,6 +89,10 @@ def operator(config_file: Path | None, kubeconfig: str | None) -> None:
     "--throughput", type=float, metavar="TOKENS",
     help="Tokens a second that you measured of one replica: with a price, what a million tokens cost.",
 )  # fmt: skip
+@click.option(
+    "--existing", is_flag=True,
+    help="Take the checkpoint that exists before any that would have to be made, as the operator does.",
+)  # fmt: skip
 @click.option("--diff", is_flag=True, help="With -f: what a replan would change of the model in the cluster.")
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json", "yaml", "manifest"]), default="text", show_default=True,

@@ -45,6 +45,7 @@ class PlanOptions:
     throughput: float | None  # tokens a second of one replica
     output: str
     diff: bool
+    existing: bool = False  # what exists goes first, as the operator has it; a manifest always is planned so
 
 
 def source_of_arguments(

@@ -50,6 +50,15 @@ def test_json_has_the_fields_of_the_status(qwen: Path) -> None:
     assert sum(memory[name] for name in inside) == memory["usable"] < memory["total"]
 
 
+def test_every_scheme_competes_unless_what_exists_goes_first(base: Path, tmp_path: Path) -> None:
+    """A manifest is planned as the operator would: it serves checkpoints and makes none."""
+    flags = ("--gpu", "H100", "--objective", "HighestThroughput", "--concurrency", 64)
+    _, free = answer("--model-path", base, *flags)
+    _, existing = answer("--model-path", base, *flags, "--existing")
+    assert (free["plan"]["scheme"], free["plan"]["predicted"]) == ("FP8", True)
+    assert existing["plan"]["scheme"] == "Unquantized"
+
+
 def test_flags_become_planning_inputs(qwen: Path) -> None:
     code, document = answer(
         "--model-path", qwen, "--gpu", "L4", "--context", 4096, "--concurrency", 8, "--tokens-per-request", 1000,
