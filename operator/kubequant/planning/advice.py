@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kubequant.planning.candidates import Candidate
-from kubequant.planning.rules import MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
+from kubequant.planning.rules import COMPARISON_RULE_NAMES, MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
 from kubequant.planning.text import tokens
 from kubequant.planning.values import Refusal
 
@@ -25,6 +25,8 @@ def closeness(pair: tuple[Candidate, Refusal]) -> tuple[int, int]:
     if refusal.rule in USER_RULE_NAMES:
         capability = candidate.gpu.compute_capability
         return -2, 10 * capability.major + capability.minor
+    if refusal.rule in COMPARISON_RULE_NAMES:
+        return len(MEMORY_RULE_NAMES), 0  # it fits
     if refusal.rule not in MEMORY_RULE_NAMES:
         return -1, 0
     demand = candidate.demand

@@ -20,6 +20,7 @@ from kubequant.planning.values import (
     MemoryBudget,
     ModelFacts,
     ModelShape,
+    Objective,
 )
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -53,7 +54,8 @@ def kv_cache_dtypes(intent: Intent, shape: ModelShape, capability: ComputeCapabi
     """What to try, best first. `BF16` asked for means 16 bit: a model in float16 keeps float16, as the engine demands.
 
     Automatic is FP8 where the GPU converts it natively, else 16 bit; 16 bit as well where FP8 does not fit, because its attention
-    backend keeps a workspace that a very small card has no room for. Layers with a window stay in 16 bit unless asked:
+    backend keeps a workspace that a very small card has no room for; 16 bit first where quality is all.
+    Layers with a window stay in 16 bit unless asked:
     their caches are small, and eight bits are known to hurt them.
     """
     sixteen_bit = vllm.activation_dtype(shape, capability)
@@ -62,7 +64,7 @@ def kv_cache_dtypes(intent: Intent, shape: ModelShape, capability: ComputeCapabi
     possible = vllm.fp8_kv_cache_obstacle(capability, shape) is None and vllm.fp8_kv_cache_is_default(capability)
     windowed = shape.keeps(CacheKind.SLIDING, CacheKind.CHUNKED)
     if intent.kv_cache_dtype is KvCacheDtype.AUTO and possible and not windowed:
-        return "FP8", sixteen_bit
+        return (sixteen_bit, "FP8") if intent.objective is Objective.HIGHEST_QUALITY else ("FP8", sixteen_bit)
     return (sixteen_bit,)
 
 

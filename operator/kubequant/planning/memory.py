@@ -259,7 +259,8 @@ def memory_budget(
     graphs = cuda_graph_bytes(load, overheads)
     non_torch = non_torch_bytes(load, overheads)
     if correction is not None:
-        non_torch += correction.expected_kv_cache_bytes - correction.measured_kv_cache_bytes
+        # Whatever was measured: the lines before this one are computed from the model and cannot have been less.
+        non_torch = max(0, non_torch + correction.expected_kv_cache_bytes - correction.measured_kv_cache_bytes)
     expected = usable - weights - activation - graphs - non_torch
     margin = overheads.margin_floor_bytes if correction is not None else margin_bytes(load, overheads, expected)
     return MemoryBudget(

@@ -95,8 +95,8 @@ def _try(
     gpus: int,
     measurement: Measurement | None,
 ) -> Candidate | Tried:
-    """The first of its variants that passes, else the one that came closest: FP8 before 16-bit KV cache where both are
-    open, the larger prefill batch before the smaller."""
+    """The first of its variants that passes, else the one that came closest: KV caches in the order of
+    `kv_cache_dtypes`, the larger prefill batch before the smaller."""
     refused: list[Tried] = []
     for kv_cache_dtype in kv_cache_dtypes(intent, checkpoint.shape, gpu.compute_capability):
         for batched_tokens in vllm.batched_token_choices(gpu.memory_bytes, intent.concurrent_requests):

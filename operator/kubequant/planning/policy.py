@@ -21,15 +21,30 @@ SMALL_MODEL_PARAMETERS = 3_000_000_000
 _FOUR_BIT = ("W4A16", "NVFP4", "MXFP4")
 
 
-def compared(survivors: Sequence[Candidate]) -> tuple[list[Candidate], list[tuple[Candidate, Refusal]]]:
-    """What stays, and what is refused by comparison."""
-    by_placement: defaultdict[tuple[str, int], list[Candidate]] = defaultdict(list)
+Tried = tuple[Candidate, Refusal]
+
+
+def compared(survivors: Sequence[Candidate]) -> tuple[list[Candidate], list[Tried]]:
+    """What stays, and what is refused by comparison with what stays: the best of a placement always does."""
+    by_placement: defaultdict[tuple[str, tuple[tuple[str, str], ...], int], list[Candidate]] = defaultdict(list)
     for candidate in survivors:
-        by_placement[candidate.gpu.product, candidate.gpus].append(candidate)
+        by_placement[candidate.gpu.product, candidate.gpu.selector, candidate.gpus].append(candidate)
     kept: list[Candidate] = []
-    refused: list[tuple[Candidate, Refusal]] = []
-    for candidate in survivors:
-        found = _objection(candidate, by_placement[candidate.gpu.product, candidate.gpus])
+    refused: list[Tried] = []
+    for same_placement in by_placement.values():
+        stays, goes = _compared(same_placement)
+        kept += stays
+        refused += goes
+    return kept, refused
+
+
+def _compared(same_placement: Sequence[Candidate]) -> tuple[list[Candidate], list[Tried]]:
+    refused = [(one, found) for one in same_placement if (found := _ungated(one))]
+    open_to_all = _without(same_placement, refused)
+    refused += [(one, found) for one in open_to_all if (found := _too_small(one, open_to_all))]
+    kept: list[Candidate] = []
+    for candidate in sorted(_without(open_to_all, refused), key=preference):
+        found = _slower(candidate, kept)
         if found:
             refused.append((candidate, found))
         else:
@@ -37,31 +52,47 @@ def compared(survivors: Sequence[Candidate]) -> tuple[list[Candidate], list[tupl
     return kept, refused
 
 
-def _objection(candidate: Candidate, same_placement: Sequence[Candidate]) -> Refusal | None:
-    if not candidate.facts.predicted or candidate.intent.scheme != "Auto":
+def _without(candidates: Sequence[Candidate], refused: Sequence[Tried]) -> list[Candidate]:
+    gone = {id(candidate) for candidate, _ in refused}
+    return [candidate for candidate in candidates if id(candidate) not in gone]
+
+
+def _is_ours(candidate: Candidate) -> bool:
+    """Chosen by the planner, neither stored so nor asked for."""
+    return candidate.facts.predicted and candidate.intent.scheme == "Auto"
+
+
+def _ungated(candidate: Candidate) -> Refusal | None:
+    if not _is_ours(candidate) or candidate.scheme not in ("NVFP4", "MXFP4"):
         return None
-    if candidate.scheme in ("NVFP4", "MXFP4"):
-        message = (
-            f"{candidate.scheme} fits, but is taken only when asked for (quantization.scheme: {candidate.scheme}): what it "
-            "loses differs from model to model and has to be measured first"
-        )
-        return refusal(candidate, "qualityGate", message)
-    better = [other for other in same_placement if preference(other) < preference(candidate)]
-    return _too_small(candidate, same_placement) or _slower(candidate, better)
+    message = (
+        f"{candidate.scheme} fits, but is taken only when asked for (quantization.scheme: {candidate.scheme}): what it "
+        "loses differs from model to model and has to be measured first"
+    )
+    return refusal(candidate, "qualityGate", message)
 
 
 def _too_small(candidate: Candidate, same_placement: Sequence[Candidate]) -> Refusal | None:
     parameters = candidate.facts.parameters
     wider = [other for other in same_placement if other.scheme not in _FOUR_BIT]
-    if candidate.scheme not in _FOUR_BIT or parameters >= SMALL_MODEL_PARAMETERS or not wider:
+    if (
+        not _is_ours(candidate)
+        or candidate.scheme not in _FOUR_BIT
+        or parameters >= SMALL_MODEL_PARAMETERS
+        or not wider
+    ):
         return None
-    message = f"four bits cost a model of {parameters / 1e9:.1f} billion weights 4 to 14 % of its quality, and {wider[0].scheme} fits"
+    message = (
+        f"four bits cost a model of {parameters / 1e9:.1f} billion weights 4 to 14 % of its quality, and "
+        f"{min(wider, key=preference).scheme} fits"
+    )
     return refusal(candidate, "smallModel", message, parameters=parameters)
 
 
 def _slower(candidate: Candidate, better: Sequence[Candidate]) -> Refusal | None:
+    """`better` come before it in the order of preference, the best first."""
     time = step_seconds if candidate.intent.objective is Objective.LOWEST_LATENCY else seconds_per_token
-    for other in sorted(better, key=preference):
+    for other in better if _is_ours(candidate) else ():
         if candidate.roofline and other.roofline and time(candidate) >= time(other):
             ratio = time(candidate) / time(other)
             message = (

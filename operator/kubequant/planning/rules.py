@@ -330,5 +330,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 USER_RULE_NAMES = frozenset({"gpu.products", "gpu.minMemory", "gpu.minComputeCapability", "gpu.perReplica"})
+COMPARISON_RULE_NAMES = frozenset({"qualityGate", "smallModel", "slower"})
 MEMORY_RULE_NAMES = ("weights", "loadPeak", "context", "demand")
 """In the order of the chain: who fails later is closer to fitting."""

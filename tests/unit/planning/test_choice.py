@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kubequant.api.conditions import Reason
 from kubequant.planning.engines.vllm import VLLM_0_33
+from kubequant.planning.gpu_table import gpu_class_of, known_gpus
 from kubequant.planning.plan import Measured, plan
 from kubequant.planning.roofline import kv_bytes_read, roofline, work_of
 from kubequant.planning.values import (
@@ -29,6 +30,7 @@ from kubequant.planning.values import (
     Refused,
     TensorClass,
 )
+from tests.unit.planning.golden import facts
 from tests.unit.planning.models import GIB, ModelBuilder, model
 
 INTENT = Intent(repository="org/base")
@@ -132,6 +134,27 @@ def test_four_bit_floats_wait_for_a_gate_unless_asked_for() -> None:
     assert (asked.scheme, asked.kernel, asked.predicted) == ("NVFP4", "FlashInfer CUTLASS", True)
 
 
+def test_what_fits_only_in_a_gated_scheme_is_refused_with_the_way_to_ask_for_it() -> None:
+    blackwell = replace(card(memory_gib=14, capability="12.0"), flops_fp4=1300 * 10**12)
+    lite = facts("DeepSeek-V2-Lite")
+    result = plan(INTENT, lite, Fleet((blackwell,), nodes=1), VLLM_0_33)
+    assert isinstance(result, Refused)
+    assert "Closest is Card x1 in NVFP4: NVFP4 fits, but is taken only when asked for" in result.message
+    asked = plan(replace(INTENT, scheme="NVFP4"), lite, Fleet((blackwell,), nodes=1), VLLM_0_33)
+    assert isinstance(asked, Plan)
+
+
+@pytest.mark.parametrize("requests", [1, 4, 8, 12, 16])
+def test_nothing_is_refused_for_something_that_is_refused_itself(requests: int) -> None:
+    """A 32B on an RTX 5090 fits in W4A16 and NVFP4; the second waits for its gate and so is no reason against the first."""
+    intent = replace(INTENT, concurrent_requests=requests)
+    gpu = gpu_class_of(known_gpus()["NVIDIA-GeForce-RTX-5090"], 1)
+    found = plan(intent, facts("Qwen2.5-32B"), Fleet((gpu,), nodes=1), VLLM_0_33)
+    assert isinstance(found, Plan)
+    assert found.scheme == "W4A16"
+    assert {refusal.rule for refusal in found.refusals if refusal.scheme == "NVFP4"} == {"qualityGate"}
+
+
 def test_a_scheme_that_cannot_be_made_is_refused_with_the_tensor() -> None:
     odd = model("Llama-3.1-8B").with_config(intermediate_size=14400)
     result = outcome(odd, replace(INTENT, scheme="W4A16"), card())
@@ -174,12 +197,12 @@ def test_objectives_choose_differently() -> None:
         ("W4A16", 4),
         ("Unquantized", 1),
     ]
+    assert [plan.kv_cache_dtype for plan in found.values()] == ["FP8", "FP8", "FP8", "BF16"]
     busy = replace(INTENT, concurrent_requests=128, tokens_per_request=1024, objective=Objective.HIGHEST_THROUGHPUT)
     assert (planned("Llama-3.1-8B", busy, *cards).scheme, planned("Llama-3.1-8B", busy, *cards).gpus_per_replica) == (
         "FP8",
         4,
     )
-    assert found[Objective.HIGHEST_QUALITY].kv_cache_dtype == "FP8"
 
 
 def test_quality_goes_before_cost_only_where_it_is_asked() -> None:
@@ -223,8 +246,8 @@ def test_only_experts_that_are_asked_are_read() -> None:
     dense = TensorClass("model.layers.*.self_attn.q_proj.weight", "BF16", (100, 100), 1, 20_000)
     experts = TensorClass("model.layers.*.mlp.experts.*.up_proj.weight", "BF16", (100, 100), 8, 160_000)
     shape = replace(model("Tiny").shape(), experts=Experts(8, 2, 1, 100))
-    facts = ModelFacts("org/moe", "0" * 40, shape, (dense, experts), None, 0)
-    one, many = work_of(facts, "BF16", 1, 1), work_of(facts, "BF16", 64, 1)
+    mixture = ModelFacts("org/moe", "0" * 40, shape, (dense, experts), None, 0)
+    one, many = work_of(mixture, "BF16", 1, 1), work_of(mixture, "BF16", 64, 1)
     assert one.weight_bytes == pytest.approx(20_000 + 160_000 * 2 / 8)
     assert many.weight_bytes == pytest.approx(180_000, rel=1e-6)
     assert one.flops_per_token == many.flops_per_token == 2 * (10_000 + 80_000 * 2 / 8)
@@ -285,6 +308,11 @@ def test_a_measured_start_up_replaces_the_extrapolation_where_it_holds() -> None
     assert (before.evidence, after.evidence) == (Evidence.EXTRAPOLATED, Evidence.MEASURED)
     assert after.budget.margin_bytes < before.budget.margin_bytes
     assert after.budget.kv_cache_bytes > before.budget.kv_cache_bytes
+    absurd = replace(here, measurement=replace(found, measured_kv_cache_bytes=500 * GIB))
+    believed = plan(INTENT, model("Llama-3.1-8B").facts(), fleet, VLLM_0_33, (absurd,))
+    assert isinstance(believed, Plan)
+    assert believed.budget.non_torch_bytes == 0, "no measurement makes the computed lines smaller"
+    assert believed.budget.expected_kv_cache_bytes < before.budget.usable_bytes - before.budget.weights_bytes
     for elsewhere in (replace(here, gpu="Other"), replace(here, engine_version="0.32.0"), replace(here, scheme="FP8")):
         same = plan(INTENT, model("Llama-3.1-8B").facts(), fleet, VLLM_0_33, (elsewhere,))
         assert isinstance(same, Plan)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kubequant.planning.candidates import Candidate
 from kubequant.planning.engines.vllm import VLLM_0_33
+from kubequant.planning.gpu_table import KnownGpu, gpu_class_of, known_gpus
 from kubequant.planning.kv_cache import kv_layout
 from kubequant.planning.plan import plan
 from kubequant.planning.rules import first_refusal
@@ -132,6 +133,30 @@ def test_every_refusal_says_what_the_number_and_the_reason(
         assert refusal.reason and refusal.rule
         assert refusal.message.startswith("Card x")
         assert any(character.isdigit() for character in refusal.message.partition(": ")[2])
+
+
+real_cards = st.sampled_from([gpu for gpu in known_gpus().values() if gpu.memory_bytes])
+bases = st.sampled_from(
+    ["Qwen2.5-0.5B", "Qwen2.5-7B", "Qwen2.5-14B", "Qwen2.5-32B", "DeepSeek-V2-Lite", "Mistral-7B-v0.1"]
+)
+
+
+@given(bases, real_cards, st.sampled_from([1, 2, 8]), intents)
+@settings(max_examples=150, deadline=None)
+def test_auto_fits_wherever_a_scheme_that_it_may_take_fits(name: str, gpu: KnownGpu, gpus: int, intent: Intent) -> None:
+    here = gpu_class_of(gpu, gpus)
+    auto = on(intent, name, here)
+    for scheme in ("Unquantized", "FP8", "W4A16"):
+        if isinstance(on(replace(intent, scheme=scheme), name, here), Plan):
+            assert isinstance(auto, Plan)
+
+
+@given(bases, real_cards, st.integers(2, 512), intents)
+@settings(max_examples=150, deadline=None)
+def test_fewer_requests_fit_on_every_real_card(name: str, gpu: KnownGpu, requests: int, intent: Intent) -> None:
+    here = gpu_class_of(gpu, 2)
+    if isinstance(on(replace(intent, concurrent_requests=requests), name, here), Plan):
+        assert isinstance(on(replace(intent, concurrent_requests=requests // 2), name, here), Plan)
 
 
 @given(models, memories, intents)
