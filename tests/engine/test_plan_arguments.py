@@ -12,7 +12,8 @@ from kubequant.api.spec import Pod
 from kubequant.manifests.names import Owner
 from kubequant.manifests.pod import MODEL_FOLDER, build_pod_template
 from kubequant.manifests.recipe import EngineSettings, Recipe
-from kubequant.planning.engines.vllm import ALLOWED_ENGINE_ARGUMENTS, VLLM_0_33
+from kubequant.planning.engines.vllm import VLLM_0_33
+from kubequant.planning.engines.vllm_arguments import ALLOWED_ENGINE_ARGUMENTS
 from kubequant.planning.plan import plan
 from kubequant.planning.values import Fleet, Intent, KvCacheDtype, Plan
 from tests.engines.argv_check import ParseResult, parse_with_vllm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,13 +13,19 @@ import yaml
 from pydantic import ValidationError
 
 from kubequant.api.spec import MAX_NAME_LENGTH, KvCacheDtypeName, QuantizedModelSpec, Scheme
-from kubequant.cli.options import Misuse, PlanOptions
+from kubequant.cli.faults import sentences
+from kubequant.cli.options import Misuse, PlanOptions, read_bounded
 from kubequant.planning.values import Intent, Objective
 from kubequant.reconcile.inputs import intent_of
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 
 MAX_MANIFEST_BYTES = 3_000_000  # the API server takes no larger object
 
+_FLAGS = {
+    "serving.contextTokens": "--context",
+    "serving.concurrentRequests": "--concurrency",
+    "serving.tokensPerRequest": "--tokens-per-request",
+}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -43,7 +48,7 @@ def asked(options: PlanOptions, folder_name: str | None = None) -> Asked:
     else:
         metadata, spec = {}, {"model": {"repository": folder_name or _repository(options.repository or "")}}
     written = _with_flags(spec, options)
-    parsed = _parsed(written)
+    parsed = _parsed(written, options)
     return Asked(
         name=str(metadata.get("name") or _object_name(parsed.model.repository)),
         namespace=str(metadata.get("namespace") or "default"),
@@ -55,10 +60,7 @@ def asked(options: PlanOptions, folder_name: str | None = None) -> Asked:
 
 def _manifest(file: Path) -> Mapping[str, Any]:
     try:
-        raw = sys.stdin.buffer.read(MAX_MANIFEST_BYTES + 1) if str(file) == "-" else _read(file)
-        if len(raw) > MAX_MANIFEST_BYTES:
-            raise Misuse(f"{file} has more than {MAX_MANIFEST_BYTES:,} bytes: it is no {QUANTIZED_MODEL.kind}")
-        body = yaml.safe_load(raw.decode("utf-8"))
+        body = yaml.safe_load(read_bounded(file, MAX_MANIFEST_BYTES).decode("utf-8"))
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise Misuse(f"{file} cannot be planned: it cannot be read as YAML: {error}") from error
     kind = body.get("kind") if isinstance(body, Mapping) else type(body).__name__
@@ -66,11 +68,6 @@ def _manifest(file: Path) -> Mapping[str, Any]:
         raise Misuse(f"{file} cannot be planned: it holds a {kind}, not a {QUANTIZED_MODEL.kind}")
     assert isinstance(body, Mapping)
     return body
-
-
-def _read(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(MAX_MANIFEST_BYTES + 1)
 
 
 def _mapping(body: Mapping[str, Any], field: str) -> dict[str, Any]:
@@ -92,14 +89,20 @@ def _repository(name: str) -> str:
 def _with_flags(spec: dict[str, Any], options: PlanOptions) -> dict[str, Any]:
     """The spec with what flags say in place of its own."""
     serving = {
-        "contextTokens": options.context_tokens,
-        "concurrentRequests": options.concurrent_requests,
-        "tokensPerRequest": options.tokens_per_request,
+        **_numbers(options),
         "objective": _word(options.objective, Objective, "--objective"),
         "kvCacheDtype": _word(options.kv_cache_dtype, KvCacheDtypeName, "--kv-cache-dtype"),
     }
     quantization = {"scheme": _word(options.scheme, Scheme, "--scheme")}
     return _merged(_merged(spec, "serving", serving), "quantization", quantization)
+
+
+def _numbers(options: PlanOptions) -> dict[str, Any]:
+    return {
+        "contextTokens": options.context_tokens,
+        "concurrentRequests": options.concurrent_requests,
+        "tokensPerRequest": options.tokens_per_request,
+    }
 
 
 def _merged(spec: dict[str, Any], section: str, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,15 +120,16 @@ def _word(text: str | None, words: type[StrEnum], flag: str) -> str | None:
     raise Misuse(f"{flag} {text}: one of {', '.join(word.value for word in words)}")
 
 
-def _parsed(written: Mapping[str, Any]) -> QuantizedModelSpec:
+def _parsed(written: Mapping[str, Any], options: PlanOptions) -> QuantizedModelSpec:
+    given = {f"serving.{field}" for field, value in _numbers(options).items() if value is not None}
+
+    def name(field: str) -> str:
+        return _FLAGS[field] if field in given else f"spec.{field}"
+
     try:
         return QuantizedModelSpec.model_validate(written)
     except ValidationError as error:
-        raise Misuse(f"the model cannot be planned: {_faults(error)}") from error
-
-
-def _faults(error: ValidationError) -> str:
-    return "; ".join(f"spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
+        raise Misuse(f"the model cannot be planned: {sentences(error, name)}") from error
 
 
 def _intent(spec: QuantizedModelSpec) -> Intent:

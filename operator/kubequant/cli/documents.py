@@ -29,7 +29,8 @@ def as_json(document: Document) -> str:
 
 
 def as_yaml(document: Document) -> str:
-    return yaml.safe_dump(document, sort_keys=False, width=120).rstrip("\n")
+    """What JSON says: an enumeration's word is text there, where YAML's writer refuses it."""
+    return yaml.safe_dump(json.loads(as_json(document)), sort_keys=False, width=120).rstrip("\n")
 
 
 def plan_document(

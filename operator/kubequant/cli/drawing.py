@@ -40,12 +40,20 @@ _STYLES = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process with 1 here; `output.answering` knows that the answer was made."""
+        raise
+
+
 def console() -> Console:
     """Writes to standard output as it is now; what its encoding lacks becomes a question mark."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     terminal = sys.stdout.isatty()
-    return Console(file=sys.stdout, width=None if terminal else PIPED_WIDTH, highlight=False, markup=False, emoji=False)
+    return _Console(
+        file=sys.stdout, width=None if terminal else PIPED_WIDTH, highlight=False, markup=False, emoji=False
+    )
 
 
 def draw_plan(out: Console, result: Plan | Refused, cost: str | None = None) -> None:

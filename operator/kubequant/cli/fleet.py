@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from kubequant.cli.cluster import seen_in_cluster
-from kubequant.cli.options import FleetOptions, Misuse
+from kubequant.cli.cluster import other_makers_gpus, seen_in_cluster
+from kubequant.cli.options import FleetOptions, Misuse, read_bounded
 from kubequant.errors import Refused
-from kubequant.planning.gpu_table import GpuNotFoundError, GpuTable, find_gpu, gpu_class_of
+from kubequant.planning.gpu_table import GpuNotFoundError, GpuTable, find_gpu, gpu_class_of, mig_profile_of
 from kubequant.planning.gpus import NodeFacts, fleet_of
 from kubequant.planning.pools import label_keys
-from kubequant.planning.values import Fleet
+from kubequant.planning.values import Fleet, UnreadableNode
 from kubequant.reconcile.records import node_facts
 from kubequant.runtime.settings import Settings, gpu_pools, gpu_table
 
@@ -41,11 +41,16 @@ def fleet_to_plan_on(options: FleetOptions, settings: Settings, *, with_free: bo
     if options.gpus:
         fleet = named_fleet(options.gpus, table)
     elif options.file:
-        fleet = fleet_of(nodes_of_file(options.file, label_keys(pools)), pools, table)
+        nodes, others = nodes_of_file(options.file, label_keys(pools))
+        fleet = _with_others(fleet_of(nodes, pools, table), others)
     else:
-        nodes, used = asyncio.run(seen_in_cluster(options.kubeconfig, label_keys(pools), with_free=with_free))
-        fleet = fleet_of(nodes, pools, table, used)
+        nodes, others, used = asyncio.run(seen_in_cluster(options.kubeconfig, label_keys(pools), with_free=with_free))
+        fleet = _with_others(fleet_of(nodes, pools, table, used), others)
     return priced(fleet, options.prices, table)
+
+
+def _with_others(fleet: Fleet, others: Sequence[UnreadableNode]) -> Fleet:
+    return replace(fleet, unreadable=tuple(sorted((*fleet.unreadable, *others), key=lambda node: node.name)))
 
 
 def named_fleet(names: Sequence[str], table: GpuTable) -> Fleet:
@@ -72,21 +77,32 @@ def _product(name: str, table: GpuTable, flag: str) -> str:
     try:
         return find_gpu(name, table).product
     except GpuNotFoundError as error:
+        if mig_profile_of(name.upper()):
+            raise Misuse(
+                f"{flag} {name[:64]}: the table has no memory of MIG slices, which drivers decide. Give the nodes that have "
+                "them (--fleet FILE), or a row of gpuTable with this product, memoryMiB and computeCapability (--config FILE)"
+            ) from error
         raise Misuse(f"{flag}: {error.message}") from error
 
 
-def nodes_of_file(file: Path, pool_labels: Set[str] = frozenset()) -> list[NodeFacts]:
-    """The nodes in what `kubectl get nodes -o yaml` (or json) printed. Raises Misuse."""
+def nodes_of_file(file: Path, pool_labels: Set[str] = frozenset()) -> tuple[list[NodeFacts], list[UnreadableNode]]:
+    """The nodes in what `kubectl get nodes -o yaml` (or json) printed, and those with GPUs of other makers. Raises Misuse."""
     try:
-        if file.stat().st_size > MAX_FLEET_BYTES:
-            raise Misuse(f"{file} has more than {MAX_FLEET_BYTES:,} bytes")
-        return [_node(file, item, pool_labels) for document in _documents(file) for item in _items(file, document)]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        bodies = [_node(file, item) for document in _documents(file) for item in _items(file, document)]
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise Misuse(f"--fleet {file} cannot be read: {error}") from error
+    names = Counter(body["metadata"]["name"] for body in bodies)
+    if twice := sorted(name for name, times in names.items() if times > 1):
+        raise Misuse(
+            f"--fleet {file} lists the node {twice[0]} {names[twice[0]]} times: list each once, and the nodes of one "
+            "cluster in one file"
+        )
+    others = [other for body in bodies if (other := other_makers_gpus(body))]
+    return [node_facts(body, pool_labels) for body in bodies], others
 
 
 def _documents(file: Path) -> Iterator[Any]:
-    text = file.read_text(encoding="utf-8")
+    text = read_bounded(file, MAX_FLEET_BYTES).decode("utf-8")
     try:
         yield json.loads(text)
     except ValueError:
@@ -103,8 +119,8 @@ def _items(file: Path, document: Any) -> Iterable[Any]:
     return items
 
 
-def _node(file: Path, item: Any, pool_labels: Set[str]) -> NodeFacts:
-    """Checked for the shape that `node_facts` takes for granted: no API server has seen this file."""
+def _node(file: Path, item: Any) -> dict[str, Any]:
+    """What is read of a Node, checked for the shape that `node_facts` takes for granted: no API server has seen this file."""
     kind = item.get("kind", "Node") if isinstance(item, Mapping) else type(item).__name__
     if kind != "Node":
         raise Misuse(f"--fleet {file} holds a {kind} among its items: give it what `kubectl get nodes -o yaml` prints")
@@ -112,12 +128,11 @@ def _node(file: Path, item: Any, pool_labels: Set[str]) -> NodeFacts:
     name = metadata.get("name")
     if not isinstance(name, str):
         raise Misuse(f"--fleet {file} holds a Node without a name")
-    body = {
+    return {
         "metadata": {"name": name, "labels": _texts(file, _section(file, metadata, "labels"))},
         "spec": {"unschedulable": spec.get("unschedulable"), "taints": _taints(file, spec)},
         "status": {"allocatable": _texts(file, _section(file, status, "allocatable"))},
     }
-    return node_facts(body, pool_labels)
 
 
 def _taints(file: Path, spec: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ import click
 from kubequant.cli import documents, drawing
 from kubequant.cli.fleet import fleet_to_plan_on
 from kubequant.cli.options import FleetOptions
+from kubequant.cli.output import answering
 from kubequant.planning.gpu_table import KnownGpu
 from kubequant.planning.text import gib
 from kubequant.runtime.settings import Settings, gpu_table
@@ -15,19 +16,21 @@ from kubequant.runtime.settings import Settings, gpu_table
 def run_gpus(options: FleetOptions, settings: Settings, output: str) -> None:
     """Prints the fleet. Raises Misuse, and of the cluster ApiError, ConfigException and OSError."""
     fleet = fleet_to_plan_on(options, settings, with_free=True)
-    if output == "text":
-        drawing.draw_fleet(drawing.console(), fleet)
-    else:
-        _echo(documents.fleet_document(fleet), output)
+    with answering():
+        if output == "text":
+            drawing.draw_fleet(drawing.console(), fleet)
+        else:
+            _echo(documents.fleet_document(fleet), output)
 
 
 def run_known(settings: Settings, output: str) -> None:
     """Prints the table that names and missing labels are looked up in."""
     known = sorted(gpu_table(settings).rows.values(), key=lambda gpu: gpu.product)
-    if output == "text":
-        drawing.draw_table(drawing.console(), _columns(known))
-    else:
-        _echo({"gpus": [_document(gpu) for gpu in known]}, output)
+    with answering():
+        if output == "text":
+            drawing.draw_table(drawing.console(), _columns(known))
+        else:
+            _echo({"gpus": [_document(gpu) for gpu in known]}, output)
 
 
 def _columns(known: list[KnownGpu]) -> list[drawing.Column]:

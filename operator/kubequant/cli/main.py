@@ -13,24 +13,28 @@ import click
 import yaml
 from pydantic import ValidationError
 
+from kubequant.cli.faults import sentences
 from kubequant.cli.options import FleetOptions, Misuse, PlanOptions, source_of_arguments
+from kubequant.cli.output import answering
 
 if TYPE_CHECKING:  # imported where it is needed: --help must not wait for the operator's imports
     from kubequant.runtime.settings import Settings
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+_FILE_OR_INPUT = click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True)
 _CONFIG = click.option("--config", "config_file", type=_FILE, help="Configuration of the operator, YAML.")
 _KUBECONFIG = click.option(
     "--kubeconfig", envvar="KUBECONFIG", type=click.Path(), help="Outside of a cluster: the kube-config file to use."
 )
 _GPU = click.option(
     "--gpu", "gpus", multiple=True, metavar="PRODUCT[:COUNT]",
-    help="Plan on a node of COUNT (1) such GPUs, as in RTX-4090 or H100:8; may be repeated. Needs no cluster.",
+    help="Plan on a node of COUNT (1) such GPUs, as in RTX-4090 or H100:8; may be repeated. Needs no cluster. Not with --fleet.",
 )  # fmt: skip
 _FLEET = click.option(
-    "--fleet", "fleet_file", type=_FILE,
-    help="Plan on the nodes in this file, which `kubectl get nodes -o yaml` printed. Needs no cluster.",
+    "--fleet", "fleet_file", type=_FILE_OR_INPUT,
+    help="Plan on the nodes in this file, which `kubectl get nodes -o yaml` printed; - for the standard input. "
+    "Needs no cluster. Not with --gpu.",
 )  # fmt: skip
 _PRICE = click.option(
     "--price", "prices", multiple=True, metavar="PRODUCT=PRICE",
@@ -51,6 +55,7 @@ def operator(config_file: Path | None, kubeconfig: str | None) -> None:
     """Runs the operator."""
     from kubernetes.aio.config import ConfigException
 
+    from kubequant.cli.cluster import check_kubeconfig
     from kubequant.runtime.logs import configure
     from kubequant.runtime.operator import LeaseLostError, run
     from kubequant.runtime.watching import WatchingFailedError
@@ -58,8 +63,10 @@ def operator(config_file: Path | None, kubeconfig: str | None) -> None:
     settings = _settings(config_file)
     configure(settings.log_format, settings.log_level)
     try:
+        if kubeconfig:
+            check_kubeconfig(kubeconfig)
         run(settings, kubeconfig)
-    except (ConfigException, OSError) as error:
+    except (Misuse, ConfigException, OSError) as error:
         raise click.ClickException(f"cannot start: {error}") from error
     except (LeaseLostError, WatchingFailedError) as error:
         logging.getLogger("kubequant").error("ends: %s", error)
@@ -69,7 +76,7 @@ def operator(config_file: Path | None, kubeconfig: str | None) -> None:
 @main.command()
 @click.argument("source", required=False, metavar="[REPOSITORY]")
 @click.option(
-    "-f", "--file", "manifest", type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
+    "-f", "--file", "manifest", type=_FILE_OR_INPUT,
     help="Plan the QuantizedModel in this file; - for the standard input. Flags go before what it says.",
 )  # fmt: skip
 @click.option(
@@ -188,7 +195,8 @@ def _settings(config_file: Path | None, *, misuse: bool = False) -> Settings:
     try:
         return load_settings(config_file)
     except (ValidationError, yaml.YAMLError, TypeError, ValueError) as error:
-        problem = f"the configuration {config_file or 'from the environment'} cannot be used: {error}"
+        said = sentences(error) if isinstance(error, ValidationError) else error
+        problem = f"the configuration {config_file or 'from the environment'} cannot be used: {said}"
         raise (Misuse if misuse else click.ClickException)(problem) from error
 
 
@@ -197,4 +205,5 @@ def crds() -> None:
     """Prints the CustomResourceDefinitions."""
     from kubequant.api.crd import crd_yaml
 
-    click.echo(crd_yaml(), nl=False)
+    with answering():
+        click.echo(crd_yaml(), nl=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,20 @@ class PlanOptions:
     output: str
     diff: bool
     existing: bool = False  # what exists goes first, as the operator has it; a manifest always is planned so
+
+
+def read_bounded(file: Path, maximum: int) -> bytes:
+    """The bytes of a file, of the standard input for `-`. Raises Misuse beyond `maximum` bytes, and OSError."""
+    if str(file) != "-":
+        with file.open("rb") as opened:
+            data = opened.read(maximum + 1)
+    elif sys.stdin is None:
+        raise Misuse("- is the standard input, which is closed")
+    else:
+        data = sys.stdin.buffer.read(maximum + 1)
+    if len(data) > maximum:
+        raise Misuse(f"{file} has more than {maximum:,} bytes, more than is read of such a file")
+    return data
 
 
 def source_of_arguments(

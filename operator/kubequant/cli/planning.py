@@ -19,6 +19,7 @@ from kubequant.cli.cluster import live_model
 from kubequant.cli.difference import Change, changes
 from kubequant.cli.fleet import fleet_to_plan_on
 from kubequant.cli.options import Misuse, PlanOptions
+from kubequant.cli.output import answering
 from kubequant.errors import Refused as RefusedModel
 from kubequant.hub.client import Hub
 from kubequant.hub.local import LOCAL_COMMIT, describe_folder, identity_of
@@ -48,10 +49,12 @@ class Answer:
 def run_plan(options: PlanOptions, settings: Settings) -> int:
     """Prints the answer and gives the exit code. Raises Misuse, kubequant.errors.Waiting, ApiError and OSError."""
     answer = answered(options, settings)
-    if options.output == "manifest":
-        return _print_manifest(answer, settings)
-    _print(answer, options, settings)
-    return FITS if isinstance(answer.result, Plan) else REFUSED
+    code = FITS if isinstance(answer.result, Plan) else REFUSED
+    with answering():
+        if options.output == "manifest":
+            return _print_manifest(answer, settings)
+        _print(answer, options, settings)
+    return code
 
 
 def answered(options: PlanOptions, settings: Settings) -> Answer:
@@ -71,6 +74,8 @@ def answered(options: PlanOptions, settings: Settings) -> Answer:
 
 
 def _check(options: PlanOptions) -> None:
+    if str(options.manifest) == str(options.fleet.file) == "-":
+        raise Misuse("-f - and --fleet -: the standard input can be read once; give one of them a file")
     if options.diff and options.manifest is None:
         raise Misuse("--diff compares with the QuantizedModel of a manifest: name it with -f FILE")
     given = options.throughput

@@ -204,7 +204,14 @@ async def _tensors(files: _Files, weights: list[str], layers: int) -> tuple[Tens
             sums.add(await files.classes_of_shard(shard, index, layers))
 
     await _all_or_first_failure([asyncio.ensure_future(add(shard)) for shard in weights])
-    return sums.classes()
+    classes = sums.classes()
+    if not any(one.bytes for one in classes):
+        raise files.listing.refused(
+            Reason.CORRUPT_CHECKPOINT,
+            f"its safetensors files ({quoted(weights[0])} and {len(weights) - 1} more) hold not one byte of weights. Save "
+            f"the model into them again, or name another revision ({files.listing.page}).",
+        )
+    return classes
 
 
 async def _all_or_first_failure(tasks: list[asyncio.Task[None]]) -> None:

@@ -106,7 +106,8 @@ class Candidate:
 
     @cached_property
     def kernel(self) -> str | None:
-        return vllm.kernel_for(self.facts.stored, self.gpu.compute_capability, self.linear_layers)
+        experts = self.facts.shape.experts is not None
+        return vllm.kernel_for(self.facts.stored, self.gpu.compute_capability, self.linear_layers, experts=experts)
 
     @property
     def linear_layers(self) -> tuple[tuple[int, int], ...]:

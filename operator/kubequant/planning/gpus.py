@@ -102,7 +102,8 @@ def _sound_pools(
         present = sum(1 for node in members if offered(node))
         coming = max(0, pool.max_nodes - present)
         gpu = pool_class(pool, table)
-        sound.append(replace(gpu, nodes=coming, gpus=coming * gpu.per_node))
+        if coming:  # a full pool has what its nodes have, which may be fewer GPUs each than declared
+            sound.append(replace(gpu, nodes=coming, gpus=coming * gpu.per_node))
         for node in members:
             pool_of.setdefault(node.name, pool)
     return sound, pool_of, unreadable

@@ -67,10 +67,17 @@ class KvLayout:
     in_flight_tokens: int = 0
 
     def blocks_for(self, tokens: int) -> int:
-        """Blocks that one request of `tokens` holds at most."""
+        """Blocks that one request of `tokens` holds at most: when all that is in flight is its own."""
+        return self._blocks(tokens, self.in_flight_tokens)
+
+    def _blocks(self, tokens: int, in_flight_tokens: int) -> int:
         if not self.groups:
             return _ceil(tokens, self.block_tokens)
-        return sum(group.count * group.blocks_for(tokens, self.in_flight_tokens) for group in self.groups)
+        return sum(group.count * group.blocks_for(tokens, in_flight_tokens) for group in self.groups)
+
+    def _blocks_beside(self, tokens: int) -> int:
+        """Of each further request: what is in flight is shared, and rounding takes a block at most."""
+        return self._blocks(tokens, min(self.block_tokens, self.in_flight_tokens))
 
     def blocks_in(self, cache_bytes: int) -> int:
         """Blocks that requests can use; the null block is not among them."""
@@ -82,11 +89,14 @@ class KvLayout:
 
     def requests_in(self, cache_bytes: int, tokens_each: int) -> int:
         """How many requests of `tokens_each` are held side by side."""
-        return self.blocks_in(cache_bytes) // self.blocks_for(tokens_each)
+        left = self.blocks_in(cache_bytes) - self.blocks_for(tokens_each)
+        return 1 + left // max(1, self._blocks_beside(tokens_each)) if left >= 0 else 0
 
     def bytes_for(self, requests: int, tokens_each: int) -> int:
         """The smallest cache that holds so many requests side by side: the inverse of `requests_in`."""
-        return (requests * self.blocks_for(tokens_each) + _NULL_BLOCKS) * self.block_bytes
+        first = self.blocks_for(tokens_each) if requests else 0
+        further = max(0, requests - 1) * self._blocks_beside(tokens_each)
+        return (first + further + _NULL_BLOCKS) * self.block_bytes
 
 
 @dataclass(frozen=True)

@@ -165,19 +165,19 @@ def _refuse_shared(node: NodeFacts, resource: str, product: str, count: int) -> 
 def _memory(node: NodeFacts, resource: str, product: str, known: KnownGpu | None) -> tuple[int, GpuOrigin]:
     """`known` is None for a slice: the table has the card's memory."""
     label = f"{resource}.memory"
-    text = node.labels.get(label, "")
-    mib = _decimal(text)
-    if mib:
+    text = node.labels.get(label)
+    if text is not None:
+        mib = _decimal(text) or 0
         if not _LEAST_MEMORY_MIB <= mib <= _MOST_MEMORY_MIB:
             raise _Unreadable(
-                f"{product} has {mib} MiB by the label {label}, outside of {_LEAST_MEMORY_MIB} to {_MOST_MEMORY_MIB}: "
-                "correct the label"
+                f"{product} has the label {label} {text[:40]!r}, outside of {_LEAST_MEMORY_MIB} to {_MOST_MEMORY_MIB} MiB: "
+                "correct it, or remove it where the table of GPUs knows the memory"
             )
         return mib * MIB, GpuOrigin.LABELS
     if known and known.memory_bytes:
         return known.memory_bytes, GpuOrigin.TABLE
     raise _Unreadable(
-        f"{product} has no usable label {label} ({text or 'absent'}) and its memory is not known here: "
+        f"{product} has no label {label} and its memory is not known here: "
         "check that GPU Feature Discovery sees the GPU, or add it to gpuTable; unified-memory systems are not planned on"
     )
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from kubequant.api.conditions import Reason
 from kubequant.planning.advice import closeness, closest, what_would_help
 from kubequant.planning.candidates import Candidate, demand_of, kv_cache_dtypes
-from kubequant.planning.engines import vllm
+from kubequant.planning.engines import vllm, vllm_arguments
 from kubequant.planning.policy import compared
 from kubequant.planning.ranking import ranked
 from kubequant.planning.report import plan_of
 from kubequant.planning.rules import MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
-from kubequant.planning.schemes import checkpoints, worth_trying
+from kubequant.planning.schemes import checkpoints, not_makeable, worth_trying
 from kubequant.planning.tensors import disagreement
 from kubequant.planning.text import gib
 from kubequant.planning.values import Fleet, GpuClass, Intent, Measurement, ModelFacts, Plan, Refusal, Refused
@@ -68,13 +68,15 @@ def plan(
             else:
                 refusals.append(outcome)
     kept, compared_refusals = compared(survivors)
-    if not kept:
-        return _nothing_passed(refusals + compared_refusals, fleet)
-    every_refusal = tuple(
-        refusal for _, refusal in (*compared_refusals, *sorted(refusals, key=closeness, reverse=True))
+    every_refusal = (
+        *(refusal for _, refusal in compared_refusals),
+        *not_makeable(intent, facts),
+        *(refusal for _, refusal in sorted(refusals, key=closeness, reverse=True)),
     )
     if obstacle := vllm.code_obstacle(facts.shape):
         return Refused(Reason.UNSUPPORTED_ARCHITECTURE, f"{facts.repository}: {obstacle}", every_refusal)
+    if not kept:
+        return _nothing_passed(refusals + compared_refusals, not_makeable(intent, facts), fleet)
     best, *others = ranked(kept, intent.objective)
     return plan_of(best, others, every_refusal, fleet)
 
@@ -127,7 +129,7 @@ def _inputs_refused(intent: Intent, facts: ModelFacts) -> Refused | None:
         return Refused(Reason.CORRUPT_CHECKPOINT, message)
     if refused := _context_refused(intent, facts):
         return refused
-    if obstacle := vllm.arguments_obstacle(intent.engine_arguments):
+    if obstacle := vllm_arguments.arguments_obstacle(intent.engine_arguments):
         return Refused(Reason.ARGUMENT_NOT_ALLOWED, obstacle)
     return None
 
@@ -180,7 +182,7 @@ def _unreadable(fleet: Fleet) -> str:
     return f"node {first.name} {first.reason}" + (f" (and {len(rest)} more)" if rest else "")
 
 
-def _nothing_passed(refused: list[Tried], fleet: Fleet) -> Refused:
+def _nothing_passed(refused: list[Tried], unmakeable: tuple[Refusal, ...], fleet: Fleet) -> Refused:
     several_nodes = list(_over_several_nodes(refused))
     in_order = sorted(refused, key=closeness, reverse=True)
     refusals = (*several_nodes, *(refusal for _, refusal in in_order))
@@ -198,7 +200,7 @@ def _nothing_passed(refused: list[Tried], fleet: Fleet) -> Refused:
         message += f". {several_nodes[0].message}"
     if fleet.unreadable:
         message += f". Not counted: {_unreadable(fleet)}"
-    return Refused(Reason.DOES_NOT_FIT, message, refusals)
+    return Refused(Reason.DOES_NOT_FIT, message, (*refusals, *unmakeable))
 
 
 def _over_several_nodes(refused: list[Tried]) -> Iterator[Refusal]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from kubequant.planning.candidates import Candidate
 from kubequant.planning.ranking import preference, seconds_per_token, step_seconds
-from kubequant.planning.rules import refusal
+from kubequant.planning.refusing import refusal
 from kubequant.planning.values import Objective, Refusal
 
 SMALL_MODEL_PARAMETERS = 3_000_000_000

@@ -84,8 +84,8 @@ def stored_quantization(config: Config, tensors: Sequence[TensorClass]) -> Store
 
 def _declared(config: Config) -> object:
     """Multimodal configs may say it of their text model only."""
-    text = config.get("text_config")
-    for level in (config, text if isinstance(text, Mapping) else {}):
+    nested = (config.get(name) for name in ("text_config", "llm_config", "language_config"))
+    for level in (config, *(part for part in nested if isinstance(part, Mapping))):
         if declared := level.get("quantization_config") or level.get("compression_config"):
             return declared
     return None

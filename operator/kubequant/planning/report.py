@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kubequant.planning.candidates import Candidate
-from kubequant.planning.engines import vllm
+from kubequant.planning.engines import vllm, vllm_arguments
 from kubequant.planning.gpus import taints_note
 from kubequant.planning.policy import SMALL_MODEL_PARAMETERS
 from kubequant.planning.prediction import method_of
@@ -38,7 +38,7 @@ def plan_of(best: Candidate, others: Sequence[Candidate], refusals: Sequence[Ref
         served_model_name=served_model_name,
         weight_bytes=facts.weight_bytes,
         download_bytes=facts.download_bytes,
-        arguments=vllm.build_arguments(_launch(best, served_model_name)),
+        arguments=vllm_arguments.build_arguments(_launch(best, served_model_name)),
         evidence=best.budget.evidence,
         alternatives=tuple(_alternative(other) for other in others[:MAX_ALTERNATIVES]),
         refusals=tuple(refusals),
@@ -99,8 +99,8 @@ def _notes(best: Candidate, others: Sequence[Candidate], fleet: Fleet) -> Iterat
         )
 
 
-def _launch(best: Candidate, served_model_name: str) -> vllm.Launch:
-    return vllm.Launch(
+def _launch(best: Candidate, served_model_name: str) -> vllm_arguments.Launch:
+    return vllm_arguments.Launch(
         served_model_name=served_model_name,
         context_tokens=best.context_tokens,
         max_num_seqs=best.intent.concurrent_requests,

@@ -12,6 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubequant.planning.kv_cache import DTYPE_BYTES
+from kubequant.planning.names import TensorName, is_embedding
+from kubequant.planning.sharding import loaded_bytes
+from kubequant.planning.tensors import loaded
 from kubequant.planning.values import (
     Bounds,
     CacheKind,
@@ -20,6 +23,7 @@ from kubequant.planning.values import (
     GpuClass,
     ModelFacts,
     ModelShape,
+    TensorClass,
 )
 
 _PACKED_4BIT = ("W4A16", "NVFP4", "MXFP4")
@@ -33,7 +37,11 @@ _PROMPT_SHARE = 0.5
 
 _ADA = ComputeCapability(8, 9)
 _BLACKWELL = ComputeCapability(10, 0)
-_LOOKED_UP = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight")
+_NEVER_TIED = ("embed_tokens_per_layer",)
+_PROJECTORS = frozenset({
+    "multi_modal_projector", "mm_projector", "connector", "aligner", "embed_vision", "embed_audio",
+})  # fmt: skip
+"""From a tower's numbers to the decoder's: at work during prefill only."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +64,21 @@ def work_of(facts: ModelFacts, kv_cache_dtype: str, requests: int, tokens_each: 
         used = experts.per_token / experts.experts
         read = 1 - (1 - used) ** requests
     weight_bytes = flops = 0.0
-    for tensor in facts.tensors:
-        if tensor.pattern.endswith(_LOOKED_UP) and not facts.shape.tie_word_embeddings:
-            continue  # one row a token
-        expert = ".experts." in tensor.pattern
-        weight_bytes += tensor.bytes * (read if expert else 1.0)
+    for tensor in loaded(facts):
+        if not _is_read(tensor, facts.shape):
+            continue
+        expert = TensorName.of(tensor).of_experts
+        weight_bytes += loaded_bytes(tensor, facts) * (read if expert else 1.0)
         flops += 2 * tensor.weights * (used if expert else 1.0)
     return Work(weight_bytes, kv_bytes_read(facts.shape, kv_cache_dtype, tokens_each), flops)
+
+
+def _is_read(tensor: TensorClass, shape: ModelShape) -> bool:
+    """Whether a step of decoding reads all of it: of an embedding that is no head it reads a row, of a tower nothing."""
+    name = TensorName.of(tensor)
+    if name.of_tower or not _PROJECTORS.isdisjoint((*name.within, name.module)):
+        return False
+    return not is_embedding(tensor) or (shape.tie_word_embeddings and name.module not in _NEVER_TIED)
 
 
 def kv_bytes_read(shape: ModelShape, kv_cache_dtype: str, tokens: int) -> float:

@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from kubequant.api.conditions import Reason
 from kubequant.planning.prediction import predicted, prediction_obstacle
-from kubequant.planning.values import ComputeCapability, Intent, ModelFacts, Refused
+from kubequant.planning.refusing import REASONS
+from kubequant.planning.values import ComputeCapability, Intent, ModelFacts, Refusal, Refused
 
 _AUTOMATIC = ("FP8", "W8A8", "W4A16", "NVFP4")
 _ADA = ComputeCapability(8, 9)
@@ -37,6 +38,18 @@ def checkpoints(intent: Intent, facts: ModelFacts) -> tuple[ModelFacts, ...] | R
         )
     makeable = (scheme for scheme in _AUTOMATIC if prediction_obstacle(facts, scheme, intent.method) is None)
     return facts, *(_predicted(facts, scheme, intent.method) for scheme in makeable)
+
+
+def not_makeable(intent: Intent, facts: ModelFacts) -> tuple[Refusal, ...]:
+    """Of the schemes that Auto would try, those that cannot be made of this model, whatever the GPU."""
+    if facts.stored or intent.scheme != "Auto":
+        return ()
+    obstacles = ((scheme, prediction_obstacle(facts, scheme, intent.method)) for scheme in _AUTOMATIC)
+    return tuple(
+        Refusal("", 0, scheme, "checkpoint", f"{scheme} cannot be made: {obstacle}", reason=REASONS["checkpoint"])
+        for scheme, obstacle in obstacles
+        if obstacle
+    )
 
 
 def worth_trying(checkpoint: ModelFacts, intent: Intent, capability: ComputeCapability) -> bool:

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator
 
 from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
-from kubequant.planning.sharding import Split, bytes_per_rank, is_embedding, is_head, is_of_tower, padded_vocabulary
+from kubequant.planning.names import is_embedding, is_head, is_of_tower
+from kubequant.planning.projections import projection_disagreement
+from kubequant.planning.sharding import Split, bytes_per_rank, padded_vocabulary
 from kubequant.planning.values import ModelFacts, TensorClass
 
 __all__ = [
     "classes_of",
     "disagreement",
     "largest_layer_per_rank",
+    "loaded",
     "padded_vocabulary",
     "weights_per_rank",
 ]
@@ -84,7 +87,7 @@ def weights_per_rank(
     to have as many of the heavy ones as fit into it: an upper bound.
     """
     split = Split(tensor_parallel_size, expert_parallel, padded_experts)
-    sizes = [(tensor, bytes_per_rank(tensor, facts, split)) for tensor in _loaded(facts)]
+    sizes = [(tensor, bytes_per_rank(tensor, facts, split)) for tensor in loaded(facts)]
     if pipeline_parallel_size == 1:
         return sum(size for _, size in sizes)
     stages = _layers_by_stage(facts.shape.num_hidden_layers, pipeline_parallel_size)
@@ -98,7 +101,7 @@ def largest_layer_per_rank(facts: ModelFacts, tensor_parallel_size: int, expert_
     """
     split = Split(tensor_parallel_size, expert_parallel)
     parts: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for tensor in _loaded(facts):
+    for tensor in loaded(facts):
         component = _component(tensor)
         if component is not None:
             layers = _layers_with(tensor, facts)
@@ -109,20 +112,22 @@ def largest_layer_per_rank(facts: ModelFacts, tensor_parallel_size: int, expert_
 def disagreement(facts: ModelFacts) -> str | None:
     """How the headers contradict config.json, None when they do not: arithmetic would be right about neither."""
     shape = facts.shape
+    if empty := next((tensor for tensor in facts.tensors if 0 in tensor.shape), None):
+        return f"the tensor {empty.pattern[:200]} holds no numbers (shape {' x '.join(map(str, empty.shape))})"
     layers = _stored_layers(facts) + _unexplained_layers(facts)
     if layers not in (0, shape.num_hidden_layers):
         return f"config.json says {shape.num_hidden_layers} layers, the headers hold {layers}"
     projected = any(".project_in." in tensor.pattern for tensor in facts.tensors)  # OPT: embeds into fewer numbers
-    for tensor in _loaded(facts):
+    for tensor in loaded(facts):
         if not tensor.pattern.endswith("embed_tokens.weight") or is_of_tower(tensor.pattern) or projected:
             continue
         if tensor.shape != (shape.vocab_size, shape.hidden_size):
             said = f"{shape.vocab_size} tokens x {shape.hidden_size}"
             return f"config.json says an embedding of {said}, the headers hold {' x '.join(map(str, tensor.shape))}"
-    return None
+    return projection_disagreement(shape, facts.stored, tuple(loaded(facts)))
 
 
-def _loaded(facts: ModelFacts) -> Iterator[TensorClass]:
+def loaded(facts: ModelFacts) -> Iterator[TensorClass]:
     """What vLLM keeps: no layers for speculation, no tables, and a tied head only once."""
     for tensor in facts.tensors:
         if _EXTRA_LAYER.search(tensor.pattern) or _NO_WEIGHTS.search(tensor.pattern):
@@ -147,7 +152,7 @@ def _layers_with(tensor: TensorClass, facts: ModelFacts) -> int:
 def _stored_layers(facts: ModelFacts) -> int:
     """The layers that the headers hold, by a tensor that each has (a norm). 0 where none is numbered."""
     counts: defaultdict[str, int] = defaultdict(int)
-    for tensor in _loaded(facts):
+    for tensor in loaded(facts):
         if _component(tensor) is not None and ".experts." not in tensor.pattern:
             counts[tensor.pattern] += tensor.count
     return max((count for pattern, count in counts.items() if pattern.count("*") == 1), default=0)

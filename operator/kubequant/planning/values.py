@@ -110,6 +110,8 @@ class ModelShape:
     experts: Experts | None = None
     multimodal: bool = False
     attention_sinks: bool = False  # learned sinks (gpt-oss): fewer attention backends can run them
+    alibi: bool = False  # biases by distance (BLOOM): an FP8 KV cache cannot be had with them
+    vision_heads: int = 0  # attention heads of a vision tower that ranks split; 0: none, kept whole, or not known
     float16_refused: bool = False  # numerically unstable in float16: the engine refuses it (Gemma 2, Gemma 3, GLM-4)
     rope_scaling: str = ""  # as config.json says it, for messages: "yarn x 4"
     upper_bound: bool = False  # an unknown architecture: figures are bounds taken from the headers, not its layout

@@ -219,7 +219,57 @@ def test_architecture_known_by_name_only_is_bounded_by_its_headers() -> None:
     assert [cache.kv_heads * cache.key_dim for cache in shape_of(config).caches] == [1024]
 
 
+FALCON = {**LLAMA, "architectures": ["FalconForCausalLM"]}
+BLOOM = {**LLAMA, "architectures": ["BloomForCausalLM"]}
+
+
+def test_alibi() -> None:
+    assert shape_of(BLOOM).alibi
+    assert shape_of({**LLAMA, "architectures": ["Step1ForCausalLM"]}).alibi
+    assert shape_of({**FALCON, "alibi": True}).alibi
+    assert not shape_of({**FALCON, "alibi": False}).alibi
+    assert not shape_of(FALCON).alibi
+    assert not shape_of({**LLAMA, "alibi": True}).alibi  # no other family's code looks at it
+
+
+GLM_VISION = {"architectures": ["Glm4vForConditionalGeneration"], "text_config": LLAMA}
+VISION_HEADS: dict[str, tuple[dict[str, Any], int]] = {
+    "SigLIP": (config_of("gemma-3-27b"), 16),
+    "MoonViT": (config_of("kimi-vl-a3b"), 16),
+    "CLIP": (config_of("llava-v1.6-mistral-7b"), 16),
+    "Pixtral": (config_of("mistral-small-3.2-24b"), 16),
+    "Qwen": (config_of("qwen2.5-vl-7b"), 16),
+    "GLM": ({**GLM_VISION, "vision_config": {"num_heads": 12}}, 12),
+    "a third spelling": ({**GLM_VISION, "vision_config": {"heads": 12}}, 12),
+    "under a thinker": (
+        {
+            "architectures": ["Qwen2_5OmniModel"],
+            "thinker_config": {"text_config": LLAMA, "vision_config": {"num_heads": 12}},
+        },
+        12,
+    ),
+    "not said": ({**GLM_VISION, "vision_config": {"depth": 24}}, 0),
+    "no tower": (GLM_VISION, 0),
+    "a tower kept whole": (
+        {"architectures": ["InternVLChatModel"], "llm_config": LLAMA, "vision_config": {"num_attention_heads": 25}},
+        0,
+    ),
+    "an architecture known by name only": (
+        {**LLAMA, "architectures": ["Step3VLForConditionalGeneration"], "vision_config": {"num_attention_heads": 16}},
+        0,
+    ),
+    "text": ({**LLAMA, "vision_config": {"num_attention_heads": 16}}, 0),
+}
+
+
+@pytest.mark.parametrize("case", VISION_HEADS)
+def test_heads_of_a_vision_tower(case: str) -> None:
+    config, heads = VISION_HEADS[case]
+    assert shape_of(config).vision_heads == heads
+
+
 INVALID: dict[str, dict[str, Any]] = {
+    "a vision tower with heads of words": {**GLM_VISION, "vision_config": {"num_heads": "many"}},
     "text for a number": {"hidden_size": "4096"},
     "a boolean for a number": {"num_hidden_layers": True},
     "zero": {"num_attention_heads": 0},

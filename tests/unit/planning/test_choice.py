@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -251,6 +252,52 @@ def test_only_experts_that_are_asked_are_read() -> None:
     assert one.weight_bytes == pytest.approx(20_000 + 160_000 * 2 / 8)
     assert many.weight_bytes == pytest.approx(180_000, rel=1e-6)
     assert one.flops_per_token == many.flops_per_token == 2 * (10_000 + 80_000 * 2 / 8)
+
+
+def work_bytes(*tensors: TensorClass, **fields: Any) -> float:
+    """Of one step with one request."""
+    shape = replace(model("Tiny").shape(), **fields)
+    facts = ModelFacts("org/model", "0" * 40, shape, tensors, None, 0)
+    return work_of(facts, "BF16", 1, 1).weight_bytes
+
+
+LAYER = TensorClass("model.layers.*.self_attn.q_proj.weight", "BF16", (256, 256), 2, 1000)
+
+
+def test_experts_under_any_name_are_read_by_those_asked() -> None:
+    granite = TensorClass("model.layers.*.block_sparse_moe.input_linear.weight", "BF16", (8, 1024, 256), 2, 80_000)
+    router = TensorClass("model.layers.*.block_sparse_moe.router.layer.weight", "BF16", (8, 256), 2, 8_000)
+    assert work_bytes(granite, router, experts=Experts(8, 2, 2, 512)) == pytest.approx(80_000 * 2 / 8 + 8_000)
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        "visual.blocks.*.mlp.fc1.weight",
+        "model.vision_tower.layers.*.self_attn.q_proj.weight",
+        "multi_modal_projector.linear_1.weight",
+        "model.layers.+.mlp.down_proj.weight",
+        "mtp.layers.*.mlp.down_proj.weight",
+        "model.layers.*.self_attn.rotary_emb.inv_freq",
+        "gpt_neox.embed_in.weight",
+        "backbone.embeddings.weight",
+        "transformer.wte.weight",
+    ],
+)
+def test_what_decoding_does_not_touch_is_not_read(unread: str) -> None:
+    assert work_bytes(LAYER, TensorClass(unread, "BF16", (256, 256), 1, 500)) == 1000
+
+
+def test_a_tied_embedding_is_read_once_as_the_head() -> None:
+    embedding = TensorClass("model.embed_tokens.weight", "BF16", (1024, 256), 1, 500)
+    head = TensorClass("lm_head.weight", "BF16", (1024, 256), 1, 500)
+    by_layer = TensorClass("model.embed_tokens_per_layer.weight", "BF16", (1024, 256), 1, 700)
+    assert work_bytes(LAYER, embedding, head, by_layer, tie_word_embeddings=True) == 1500
+    assert work_bytes(LAYER, embedding, head, by_layer) == 1500
+
+
+def test_a_float32_model_is_read_in_16_bit() -> None:
+    assert work_bytes(replace(LAYER, dtype="F32")) == 500
 
 
 def test_windows_bound_what_attention_reads() -> None:

@@ -92,7 +92,7 @@ UNREADABLE = {
     "no GFD labels": (without(node("NVIDIA-L4"), "nvidia.com/gpu.product"), "install GPU Feature Discovery"),
     "MIG, single strategy, no memory": (
         without(node("NVIDIA-A100-SXM4-80GB-MIG-3g.40gb", memory_mib=40192), "nvidia.com/gpu.memory"),
-        "no usable label nvidia.com/gpu.memory",
+        "no label nvidia.com/gpu.memory",
     ),
     "MIG, mixed strategy, no labels": (
         replace(node("NVIDIA-H200"), allocatable={"nvidia.com/mig-3g.71gb": "2"}),
@@ -115,9 +115,16 @@ UNREADABLE = {
     "renamed shared resource": (replace(node("NVIDIA-L4"), allocatable={"nvidia.com/gpu.shared": "4"}), "shared"),
     "renamed shared slices": (replace(node("NVIDIA-L4"), allocatable={"nvidia.com/mig-1g.5gb.shared": "4"}), "shared"),
     "unified memory": (without(node("NVIDIA-GB10"), "nvidia.com/gpu.memory"), "gpu.memory"),
-    "memory 0": (labelled(node("Some-GPU", memory_mib=1), memory="0"), "gpu.memory (0)"),
+    "memory 0": (labelled(node("Some-GPU", memory_mib=1), memory="0"), "gpu.memory '0', outside of"),
     "memory that is none": (labelled(node("Some-GPU", memory_mib=1), memory="\u00b2"), "gpu.memory"),
-    "too little memory": (labelled(node("NVIDIA-L4"), memory="500"), "500 MiB"),
+    **{
+        f"{memory!r} of memory, whatever the table knows": (
+            labelled(node("NVIDIA-L4"), memory=memory),
+            f"{memory!r}, outside of",
+        )
+        for memory in ("0", "-5", "lots", "", "23034.5")
+    },
+    "too little memory": (labelled(node("NVIDIA-L4"), memory="500"), "'500', outside of"),
     "absurd memory": (labelled(node("NVIDIA-L4"), memory="99999999"), "outside of 1024 to 4194304"),
     "no capability": (without(node("Some-GPU", memory_mib=9000), "nvidia.com/gpu.compute.major"), "compute.major"),
     "absurd capability": (node("Some-GPU", memory_mib=9000, capability="1234567.0"), "compute.major"),

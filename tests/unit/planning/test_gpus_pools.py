@@ -57,6 +57,15 @@ def test_more_nodes_than_declared_count_as_they_are() -> None:
     assert (gpu.nodes, gpu.gpus) == (6, 12)
 
 
+def test_full_pool_promises_only_what_its_nodes_have() -> None:
+    present = [member(node("NVIDIA-L4", gpus=4))]
+    (full,) = fleet_of(present, [pool(gpus_per_node=8, max_nodes=1)]).classes
+    assert (full.per_node, full.nodes, full.gpus, full.selector) == (4, 1, 4, SELECTOR)
+    assert full.tolerations == (DEDICATED,)
+    (growing,) = fleet_of(present, [pool(gpus_per_node=8, max_nodes=2)]).classes
+    assert (growing.per_node, growing.nodes, growing.gpus) == (8, 2, 12)
+
+
 def test_memory_that_nodes_show_wins_when_it_is_less() -> None:
     (gpu,) = fleet_of([member(node("NVIDIA-L4", memory_mib=22000))], [POOL]).classes
     assert gpu.label_memory_bytes == 22000 * MIB

@@ -188,3 +188,20 @@ def test_fp8_never_holds_fewer_tokens(name: str, gib: int, context: int) -> None
     full, half = kv_layout(shape(name), "BF16"), kv_layout(shape(name), "FP8")
     assert half.bytes_per_token <= full.bytes_per_token
     assert half.tokens_in(gib * GIB, context) >= full.tokens_in(gib * GIB, context)
+
+
+def test_what_is_in_flight_is_counted_once_not_for_every_request() -> None:
+    """A step batches 8,192 tokens in all: sixteen requests do not each have them in their windows."""
+    gemma = shape("gemma-3-27b")
+    layout = kv_layout(gemma, "BF16", max_num_batched_tokens=8192)
+    alone, sixteen = layout.bytes_for(1, 4096), layout.bytes_for(16, 4096)
+    assert sixteen < 9 * alone
+    small = kv_layout(gemma, "BF16", max_num_batched_tokens=16)
+    assert small.bytes_for(16, 4096) < sixteen < small.bytes_for(16, 4096) + alone
+    assert layout.requests_in(sixteen, 4096) == 16
+    assert layout.requests_in(sixteen - layout.block_bytes, 4096) == 15
+
+
+def test_full_attention_takes_as_much_for_each_request() -> None:
+    layout = kv_layout(shape("llama31-8b"), "BF16")
+    assert layout.bytes_for(16, 4096) == (16 * 256 + 1) * 16 * 131072

@@ -53,7 +53,7 @@ def test_70b_awq_is_refused_on_one_24_gb_card_with_the_numbers() -> None:
     assert result.reason == Reason.DOES_NOT_FIT
     assert f"{RTX_4090} x1: W4A16 weights need 37.1 GiB, 22.5 GiB available" in result.message
     assert f"4 {RTX_4090} in one node (the largest has 1)" in result.message
-    assert "one GPU of at least 51 GiB" in result.message
+    assert "one GPU of at least 52 GiB" in result.message
     (only,) = result.refusals
     assert only.rule == "weights"
     assert dict(only.numbers)["weights_bytes"] / GIB == pytest.approx(37.1, abs=0.05)
@@ -313,6 +313,25 @@ def test_nodes_that_were_not_counted_are_named() -> None:
 def test_number_of_gpus_that_does_not_divide() -> None:
     three = refused(FACTS_8B["AWQ"], fleet(node("NVIDIA-L4", gpus=4)), replace(INTENT, gpus_per_replica=3))
     assert "32 attention heads do not divide by 3" in three.message
+
+
+def test_a_scheme_that_cannot_be_made_is_among_the_refusals() -> None:
+    odd = model("Llama-3.1-8B").with_config(intermediate_size=14400)
+    found = planned(odd, fleet(node("NVIDIA-L40S")))
+    (four_bits,) = [refusal for refusal in found.refusals if refusal.scheme == "W4A16"]
+    assert (four_bits.gpu, four_bits.reason) == ("", "CannotBeMade")
+    assert "W4A16 cannot be made: model.layers.*.mlp.down_proj.weight has 14,400 inputs" in four_bits.message
+
+
+def test_what_needs_the_repositorys_code_is_said_before_anything_is_bought() -> None:
+    """Whether or not it fits: the rest is refused with its own reasons."""
+    other = model("Qwen2.5-72B").stored_as("AWQ")
+    facts = replace(other.facts(), shape=replace(other.shape(), architecture="InternVLChatModel"))
+    for cards in (fleet(node("NVIDIA-A100-SXM4-80GB", gpus=2)), fleet(node("NVIDIA-L40S", gpus=2))):
+        result = refused(facts, cards)
+        assert result.reason == Reason.UNSUPPORTED_ARCHITECTURE
+        assert "trust_remote_code" in result.message
+        assert "29568 over 2 GPUs are 14784 each" in next(one.message for one in result.refusals if one.gpus == 2)
 
 
 def test_alternatives_are_bounded_and_every_refusal_is_kept() -> None:

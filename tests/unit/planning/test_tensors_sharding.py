@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from kubequant.planning.values import (
     StateTensor,
     StoredMethod,
     StoredQuantization,
+    TensorClass,
 )
 from tests.unit.planning.models import GIB, model
 
@@ -182,6 +184,41 @@ def test_gpt_oss_is_what_the_engine_takes(padded: bool, gib: float) -> None:
     assert weights_per_rank(facts, 1, padded_experts=padded) / GIB == pytest.approx(gib, abs=0.005)
 
 
+@pytest.mark.parametrize(("padded", "ranks", "inner"), [
+    (False, 2, 1472), (True, 2, 1536), (False, 4, 768), (True, 4, 768), (False, 8, 384), (True, 8, 384),
+])  # fmt: skip
+def test_mxfp4_experts_are_rounded_up_on_each_rank(padded: bool, ranks: int, inner: int) -> None:
+    stored = StoredQuantization(StoredMethod.MXFP4, "MXFP4", 4, 32)
+    prefix, hidden = "model.layers.0.mlp.experts.", 3072 if padded else 2880
+    facts = facts_of(
+        TINY,
+        tensor(prefix + "gate_up_proj_blocks", "U8", 8, 5760, 90, 16),
+        tensor(prefix + "gate_up_proj_scales", "U8", 8, 5760, 90),
+        tensor(prefix + "down_proj_blocks", "U8", 8, 2880, 90, 16),
+        tensor(prefix + "down_proj_scales", "U8", 8, 2880, 90),
+        stored=stored,
+    )
+    weights = 8 * 3 * hidden * inner
+    assert weights_per_rank(facts, ranks, padded_experts=padded) == weights // 2 + weights // 32
+
+
+@pytest.mark.parametrize(("ranks", "times"), [(1, 1), (2, 1), (4, 2), (8, 4)])
+def test_scales_of_experts_are_repeated_for_smaller_groups(ranks: int, times: int) -> None:
+    """768 over 4 ranks are 192: groups of 64 in place of 128."""
+    shape = replace(TINY, experts=Experts(8, 2, 2, 768))
+    stored = StoredQuantization(StoredMethod.AWQ, "W4A16", 4, 128)
+    facts = facts_of(shape, tensor("model.layers.0.mlp.experts.0.down_proj.scales", "F16", 6, 256), stored=stored)
+    assert weights_per_rank(facts, ranks) == 6 * 256 * 2 * times // ranks
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (8, 1, 5), (8, 1, 1, 1)])
+def test_odd_shapes_of_experts_are_survived(shape: tuple[int, ...]) -> None:
+    stored = StoredQuantization(StoredMethod.MXFP4, "MXFP4", 4, 32)
+    facts = facts_of(TINY, tensor("model.layers.0.mlp.experts.gate_up_proj_blocks", "U8", *shape), stored=stored)
+    for expert_parallel in (False, True):
+        assert weights_per_rank(facts, 2, expert_parallel=expert_parallel) <= prod(shape)
+
+
 # --- layers that are not loaded --------------------------------------------------------------------------------------
 
 
@@ -249,6 +286,81 @@ def test_layers_are_counted_whatever_they_are_nested_in(prefix: str) -> None:
 def test_another_vocabulary_is_noticed() -> None:
     facts = facts_of(replace(TINY, vocab_size=2048), *dense_checkpoint(TINY))
     assert "2048 tokens x 256, the headers hold 1024 x 256" in (disagreement(facts) or "")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dtype", "shape", "said"),
+    [
+        ("model.layers.*.mixer.in_proj.weight", "BF16", (0, 4), "0 x 4"),
+        ("model.layers.*.mlp.experts.gate_up_proj_blocks", "U8", (8, 0, 90, 16), "8 x 0 x 90 x 16"),
+        ("model.layers.*.mlp.experts.*.w1.qweight", "I32", (0,), "0"),
+    ],
+)
+def test_a_tensor_without_numbers_contradicts_any_config(
+    pattern: str, dtype: str, shape: tuple[int, ...], said: str
+) -> None:
+    facts = facts_of(TINY, *dense_checkpoint(TINY))
+    empty = replace(facts, tensors=(*facts.tensors, TensorClass(pattern, dtype, shape, 1, 0)))
+    assert disagreement(empty) == f"the tensor {pattern} holds no numbers (shape {said})"
+
+
+SMALL = model("Tiny").shape()  # 4 heads and 2 KV heads of 64, a hidden size of 256, an inner size of 512
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "KV heads": (
+        {"num_key_value_heads": 1}, "k_proj of 64 x 256 (num_key_value_heads 1, head_dim 64), the headers hold 128 x 256",
+    ),
+    "head size": (
+        {"head_dim": 32}, "k_proj of 64 x 256 (num_key_value_heads 2, head_dim 32), the headers hold 128 x 256",
+    ),
+    "heads": ({"num_attention_heads": 8}, "o_proj of 256 x 512 (num_attention_heads 8, head_dim 64), the headers hold 256 x 256"),
+    "inner size": ({"intermediate_size": 100}, "down_proj of 256 x 100 (intermediate_size 100), the headers hold 256 x 512"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_a_config_that_contradicts_its_matrices_is_noticed(case: str) -> None:
+    fields, said = CONTRADICTIONS[case]
+    facts = facts_of(replace(SMALL, caches=(), **fields), *dense_checkpoint(SMALL))
+    assert disagreement(facts) == f"config.json says {said}"
+
+
+@pytest.mark.parametrize("scheme", ["AWQ", "GPTQ", "W4A16", "FP8", "FP8_BLOCK", "W8A8"])
+def test_packed_matrices_are_compared_unpacked(scheme: str) -> None:
+    facts = model("Tiny").stored_as(scheme).facts()
+    assert disagreement(facts) is None
+    for fields in ({"num_key_value_heads": 1}, {"head_dim": 32}, {"intermediate_size": 256}):
+        other = replace(facts.shape, caches=(), **fields)
+        assert "the headers hold" in (disagreement(replace(facts, shape=other)) or "")
+
+
+def test_fused_projections_are_compared() -> None:
+    fused = [
+        tensor("model.layers.0.self_attn.qkv_proj.weight", "BF16", 512, 256),
+        tensor("model.layers.0.mlp.gate_up_proj.weight", "BF16", 1024, 256),
+    ]
+    one = replace(SMALL, num_hidden_layers=1, caches=())
+    assert disagreement(facts_of(one, *fused)) is None
+    assert "qkv_proj of 384 x 256" in (
+        disagreement(facts_of(replace(one, num_key_value_heads=1, caches=()), *fused)) or ""
+    )
+    assert "gate_up_proj of 200 x 256" in (disagreement(facts_of(replace(one, intermediate_size=100), *fused)) or "")
+
+
+def test_layers_without_an_mlp_are_noticed() -> None:
+    facts = facts_of(SMALL, *(one for one in dense_checkpoint(SMALL) if ".mlp." not in one[0]))
+    assert disagreement(facts) == "config.json says MLPs of 512 in its layers, the headers hold none"
+
+
+def test_where_layers_differ_nothing_is_said() -> None:
+    """Two kinds of layers, an unknown architecture, a name that is another's: in doubt it is not refused."""
+    tensors = list(dense_checkpoint(SMALL))
+    wrong = replace(SMALL, intermediate_size=100)
+    wide = tensor("model.layers.0.mlp.down_proj.weight", "BF16", 256, 1024)
+    narrow = [one for one in tensors if "down_proj" in one[0] and ".0." not in one[0]]
+    assert disagreement(facts_of(wrong, *narrow, wide)) is None
+    assert disagreement(facts_of(replace(wrong, upper_bound=True), *tensors)) is None
+    elsewhere = [(name.replace(".mlp.", ".feed_forward."), *rest) for name, *rest in tensors]
+    assert disagreement(facts_of(wrong, *elsewhere)) is None  # type: ignore[arg-type]
 
 
 # --- stages of a pipeline --------------------------------------------------------------------------------------------

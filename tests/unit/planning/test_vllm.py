@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubequant.planning.engines import vllm
+from kubequant.planning.engines import vllm, vllm_arguments
 from kubequant.planning.values import ComputeCapability, StoredMethod, StoredQuantization
 from tests.unit.planning.models import GIB, model
 
@@ -40,6 +40,29 @@ def test_kernels(case: str) -> None:
 def test_what_machete_refuses_goes_to_humming() -> None:
     assert vllm.kernel_for(AWQ, ComputeCapability(9, 0), [(4096, 200)]) == "Humming"
     assert vllm.kernel_for(replace(AWQ, group_size=32), ComputeCapability(9, 0), [(4096, 4096)]) == "Humming"
+
+
+@pytest.mark.parametrize(("capability", "kernel"), [("8.0", "Marlin"), ("9.0", "Humming"), ("10.0", "Marlin")])
+def test_machete_runs_no_experts(capability: str, kernel: str) -> None:
+    assert vllm.kernel_for(AWQ, ComputeCapability.parse(capability), [(4096, 4096)], experts=True) == kernel
+
+
+FLOORS = {
+    "AWQ": (AWQ, "7.5"),
+    "FP8": (TENSOR, "7.5"),
+    "FP8 of compressed-tensors": (CHANNEL, "7.5"),
+    "FP8 of ModelOpt": (replace(TENSOR, method=StoredMethod.MODELOPT), "8.0"),
+    "NVFP4 of ModelOpt": (StoredQuantization(StoredMethod.MODELOPT, "NVFP4", 4, 16), "7.5"),
+    "MXFP4": (StoredQuantization(StoredMethod.MXFP4, "MXFP4", 4, 32), "8.0"),
+    "MXFP4 of compressed-tensors": (StoredQuantization(StoredMethod.COMPRESSED_TENSORS, "MXFP4", 4, 32), "8.0"),
+    "16 bit": (None, "7.5"),
+}
+
+
+@pytest.mark.parametrize("case", FLOORS)
+def test_method_floors(case: str) -> None:
+    stored, floor = FLOORS[case]
+    assert str(vllm.method_floor(stored)) == floor
 
 
 def test_machete_grows_awq() -> None:
@@ -89,6 +112,8 @@ def test_capture_sizes_as_the_engine_logs_them() -> None:
     assert vllm.capture_sizes(1024) == vllm.capture_sizes(256) == 51
     assert vllm.capture_sizes(4) == 4  # 1, 2, 4, 8
     assert vllm.capture_sizes(1) == 2
+    assert vllm.capture_sizes(1024, largest=1024) == 83
+    assert vllm.capture_sizes(128, largest=1024) == vllm.capture_sizes(128)
 
 
 def test_prefill_batch() -> None:
@@ -108,11 +133,11 @@ def test_activation_dtype() -> None:
 
 # --- the command line ------------------------------------------------------------------------------------------------
 
-LAUNCH = vllm.Launch("org/m", 8192, 16, 2048, 0.95, 1, "BF16", "BF16", "BF16", None)
+LAUNCH = vllm_arguments.Launch("org/m", 8192, 16, 2048, 0.95, 1, "BF16", "BF16", "BF16", None)
 
 
 def test_least_command_line() -> None:
-    assert " ".join(vllm.build_arguments(LAUNCH)) == (
+    assert " ".join(vllm_arguments.build_arguments(LAUNCH)) == (
         "--served-model-name org/m --max-model-len 8192 --max-num-seqs 16 --max-num-batched-tokens 2048 "
         "--gpu-memory-utilization 0.950"
     )
@@ -145,7 +170,7 @@ ADDED = {
 @pytest.mark.parametrize("case", ADDED)
 def test_what_is_added(case: str) -> None:
     launch, added = ADDED[case]
-    assert " ".join(vllm.build_arguments(launch)[10:]) == added
+    assert " ".join(vllm_arguments.build_arguments(launch)[10:]) == added
 
 
 @pytest.mark.parametrize(
@@ -164,23 +189,24 @@ def test_what_is_added(case: str) -> None:
         ("tool-call-parser", "--trust-remote-code"),
         ("tool-call-parser", "../x"),
         ("enforce-eager", "maybe"),
+        ("enforce-eager", ""),
         ("generation-config", "/models/other"),
     ],
 )
 def test_arguments_that_are_not_taken(name: str, value: str) -> None:
-    assert vllm.arguments_obstacle([(name, value)]) is not None
+    assert vllm_arguments.arguments_obstacle([(name, value)]) is not None
 
 
 def test_tool_choice_needs_a_parser() -> None:
     choice, parser = ("enable-auto-tool-choice", "true"), ("tool-call-parser", "hermes")
-    assert "needs 'tool-call-parser'" in (vllm.arguments_obstacle([choice]) or "")
-    assert vllm.arguments_obstacle([choice, parser]) is None
-    assert vllm.arguments_obstacle([("enable-auto-tool-choice", "false")]) is None
+    assert "needs 'tool-call-parser'" in (vllm_arguments.arguments_obstacle([choice]) or "")
+    assert vllm_arguments.arguments_obstacle([choice, parser]) is None
+    assert vllm_arguments.arguments_obstacle([("enable-auto-tool-choice", "false")]) is None
 
 
-@given(st.sampled_from(sorted(vllm.ALLOWED_ENGINE_ARGUMENTS)), st.text(max_size=70))
+@given(st.sampled_from(sorted(vllm_arguments.ALLOWED_ENGINE_ARGUMENTS)), st.text(max_size=70))
 def test_no_value_can_become_a_flag(name: str, value: str) -> None:
-    if vllm.arguments_obstacle([(name, value)]) is None:
-        tail = vllm.build_arguments(replace(LAUNCH, engine_arguments=((name, value),)))[10:]
+    if vllm_arguments.arguments_obstacle([(name, value)]) is None:
+        tail = vllm_arguments.build_arguments(replace(LAUNCH, engine_arguments=((name, value),)))[10:]
         assert tail[0] in (f"--{name}", f"--no-{name}")
         assert not any(text.startswith("-") for text in tail[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kubequant.planning.architectures.fields import Fields, invalid
 from kubequant.planning.values import Experts
 
@@ -44,25 +46,22 @@ def _layers(fields: Fields) -> int:
     words = fields.raw("layer_types")
     if isinstance(words, list) and "moe" in words:
         return words.count("moe")
-    chosen = [layer for layer in range(layers) if _has_experts(fields, layer)]
-    return len(chosen)
+    return sum(map(_has_experts(fields, layers), range(layers)))
 
 
-def _has_experts(fields: Fields, layer: int) -> bool:
+def _has_experts(fields: Fields, layers: int) -> Callable[[int], bool]:
+    """Which layers have experts. The config's lists can be long, so each is read once, not once a layer."""
     first = fields.optional("first_k_dense_replace") or fields.optional("num_dense_layers") or 0
     first = max(first, fields.optional("moe_layer_start_index") or 0)
-    if layer < first or layer in fields.indices("mlp_only_layers", fields.number("num_hidden_layers")):
-        return False
-    if (last := fields.optional("moe_layer_end_index")) is not None and layer > last:
-        return False
+    last = fields.optional("moe_layer_end_index") or layers
+    stated = fields.raw("mlp_only_layers")
+    if isinstance(stated, list) and len(stated) > layers:
+        raise invalid(f"mlp_only_layers names {len(stated)} layers and num_hidden_layers is {layers}")
+    dense = fields.indices("mlp_only_layers", layers)
     if (period := fields.optional("expert_layer_period")) is not None:
-        return layer % period == fields.number("expert_layer_offset", 0, least=0)
-    step = next(
-        (
-            value
-            for name in ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval")
-            if (value := fields.optional(name)) is not None
-        ),
-        1,
-    )
-    return (layer + 1) % step == 0
+        remainder = fields.number("expert_layer_offset", 0, least=0)
+    else:
+        names = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval")
+        period = next((value for name in names if (value := fields.optional(name)) is not None), 1)
+        remainder = period - 1
+    return lambda layer: first <= layer <= last and layer not in dense and layer % period == remainder

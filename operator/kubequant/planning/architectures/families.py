@@ -21,6 +21,10 @@ class Family:
     attention_sinks: bool = False
 
 
+ALIBI = frozenset(("BloomForCausalLM", "Step1ForCausalLM"))
+"""Always; Falcon's config says whether."""
+
+
 def _inner(fields: Fields, expand: str) -> int:
     return fields.number(expand) * fields.number("hidden_size")
 

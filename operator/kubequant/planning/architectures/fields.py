@@ -44,6 +44,7 @@ _SPELLINGS: Mapping[str, tuple[str, ...]] = {
 }
 """Other names of a field, in families that have their own."""
 
+_MOST_LAYERS = 512
 _NESTED = ("text_config", "llm_config", "language_config")
 _SIZES = frozenset(("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"))
 """Without a default in a config of its own: a file that leaves them out is cut short."""
@@ -88,7 +89,7 @@ class Fields:
         if value is None:
             value = default
         most = _MOST.get(name, _MOST_ELSEWHERE)
-        numbers = value if isinstance(value, list) and value else [value]
+        numbers = value if isinstance(value, list) and 0 < len(value) <= _MOST_LAYERS else [value]
         if not all(type(number) is int and least <= number <= most for number in numbers):
             raise invalid(f"{name} must be a number from {least} to {most:,}, not {value!r:.50}")
         return int(max(numbers))

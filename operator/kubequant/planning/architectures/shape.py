@@ -11,13 +11,23 @@ from kubequant.errors import Refused
 from kubequant.planning.architectures import bounds
 from kubequant.planning.architectures.caches import head_dim, kv_heads
 from kubequant.planning.architectures.experts import experts_of
-from kubequant.planning.architectures.families import BY_MODEL_TYPE, FAMILIES, FLOAT16_REFUSED, WRAPPERS, Family
+from kubequant.planning.architectures.families import (
+    ALIBI,
+    BY_MODEL_TYPE,
+    FAMILIES,
+    FLOAT16_REFUSED,
+    WRAPPERS,
+    Family,
+)
 from kubequant.planning.architectures.fields import Fields, invalid, text_fields
 from kubequant.planning.architectures.served import ENCODER_DECODER, MULTIMODAL, TEXT
+from kubequant.planning.architectures.vision import KEEPS_VISION_WHOLE, vision_heads
 from kubequant.planning.values import CacheKind, CacheLayers, ModelShape, TensorClass
 
 SUPPORTED_ARCHITECTURES = tuple(sorted({*FAMILIES, *WRAPPERS}))
 """vLLM's names of what is known in detail; of the others that it serves, bounds are planned on."""
+
+_SPLITS_VISION = (MULTIMODAL & frozenset(SUPPORTED_ARCHITECTURES)) - KEEPS_VISION_WHOLE
 
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "half": "F16", "float32": "F32", "float": "F32"}
 _LENGTHS = (
@@ -66,6 +76,8 @@ def shape_of(config: Mapping[str, Any], default_dtype: str = "BF16", tensors: Se
         experts=experts_of(fields),
         multimodal=architecture in MULTIMODAL,
         attention_sinks=bool(family and family.attention_sinks),
+        alibi=architecture in ALIBI or (architecture == "FalconForCausalLM" and fields.flag("alibi")),
+        vision_heads=vision_heads(config) if architecture in _SPLITS_VISION else 0,
         float16_refused=bool({model_type, str(config.get("model_type"))} & FLOAT16_REFUSED),
         rope_scaling=_rope_scaling(fields),
         upper_bound=family is None,

@@ -78,8 +78,9 @@ def overheads_of(minor: int) -> Overheads:
 
 
 @cache
-def capture_sizes(max_num_seqs: int, tokens_per_step: int = 1) -> int:
-    """How many batch sizes get CUDA graphs: 1, 2, 4, every 8 to 256, every 16 to 512, none above twice the tokens of
-    a decoding step (`tokens_per_step` of each request: more than one with speculative decoding)."""
-    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+def capture_sizes(max_num_seqs: int, tokens_per_step: int = 1, largest: int = 512) -> int:
+    """How many batch sizes get CUDA graphs: 1, 2, 4, every 8 to 256, every 16 to `largest` (1024 on capability 10.x since
+    vLLM 0.33), none above twice the tokens of a decoding step (`tokens_per_step` of each request: more than one with
+    speculative decoding)."""
+    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16))
     return sum(size <= 2 * max_num_seqs * tokens_per_step for size in sizes)

@@ -5,7 +5,6 @@ Sources: the source of the release (kernels, floors, KV dtypes), docs/design/ove
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +36,15 @@ _HOPPER = ComputeCapability(9, 0)
 _ADA = ComputeCapability(8, 9)
 _AMPERE = ComputeCapability(8, 0)
 _BLACKWELL = ComputeCapability(10, 0)
+_WORKSTATION_BLACKWELL = 12
+_SPARSE_LATENT_MAJORS = (_HOPPER.major, _BLACKWELL.major, _WORKSTATION_BLACKWELL)
+
+_METHOD_FLOORS: Mapping[tuple[StoredMethod, str], ComputeCapability] = {
+    (StoredMethod.MODELOPT, "FP8"): _AMPERE,
+    (StoredMethod.MXFP4, "MXFP4"): _AMPERE,
+    (StoredMethod.COMPRESSED_TENSORS, "MXFP4"): _AMPERE,
+}
+"""Where a method asks for more than the engine itself."""
 
 _FLASHINFER_HEADS = (64, 128, 256, 512)
 _FLASHINFER_WORKSPACE_BYTES = 394 * MIB
@@ -96,17 +104,40 @@ def code_obstacle(shape: ModelShape) -> str | None:
     )
 
 
-def dtype_obstacle(shape: ModelShape, stored: StoredQuantization | None, capability: ComputeCapability) -> str | None:
+def method_floor(stored: StoredQuantization | None) -> ComputeCapability:
+    """The lowest compute capability that the engine loads a checkpoint of this method and scheme on."""
+    return _METHOD_FLOORS.get((stored.method, stored.scheme), _TURING) if stored else _TURING
+
+
+def dtype_obstacle(shape: ModelShape, capability: ComputeCapability) -> str | None:
     """Why the model cannot run in 16 bit on this GPU, None when it can."""
-    if capability >= _AMPERE:
+    if capability >= _AMPERE or not shape.float16_refused:
         return None
-    if shape.float16_refused:
+    return (
+        f"needs bfloat16, which GPUs have from compute capability 8.0 on, this one has {capability}; the engine would "
+        "run it in 32 bit, with twice the weights"
+    )
+
+
+def attention_obstacle(shape: ModelShape, capability: ComputeCapability, kv_cache_dtype: str) -> str | None:
+    """Why no attention backend runs the model on this GPU with this KV cache (BF16, F16 or FP8), None when one does.
+
+    Only latent attention (MLA) is choosy: its prefill needs FlashAttention 2 at least, and where it reads an index (sparse
+    attention), kernels exist for three generations only, of which workstation Blackwell's read the packed FP8 cache alone.
+    """
+    if not shape.keeps(CacheKind.LATENT):
+        return None
+    if capability < _AMPERE:
+        return f"latent attention (MLA) needs compute capability 8.0, this GPU has {capability}"
+    if not any(cache.token_bytes for cache in shape.caches):
+        return None
+    if capability.major not in _SPARSE_LATENT_MAJORS:
+        return f"sparse latent attention (MLA with an index) needs compute capability 9, 10 or 12, this GPU has {capability}"
+    if capability.major == _WORKSTATION_BLACKWELL and kv_cache_dtype != "FP8":
         return (
-            f"needs bfloat16, which GPUs have from compute capability 8.0 on, this one has {capability}; the engine would "
-            "run it in 32 bit, with twice the weights"
+            f"sparse latent attention (MLA with an index) needs an FP8 KV cache at compute capability {capability}, "
+            f"not {kv_cache_dtype}: leave serving.kvCacheDtype out"
         )
-    if stored and stored.scheme == "MXFP4":
-        return f"MXFP4 runs in bfloat16, which GPUs have from compute capability 8.0 on, this one has {capability}"
     return None
 
 
@@ -114,6 +145,8 @@ def fp8_kv_cache_obstacle(capability: ComputeCapability, shape: ModelShape) -> s
     """Why an FP8 KV cache cannot be had on this GPU, None when it can."""
     if capability < _AMPERE:
         return f"an FP8 KV cache needs compute capability 8.0, this GPU has {capability}"
+    if shape.alibi:
+        return "an FP8 KV cache is not to be had with ALiBi, the position biases of this model"
     if capability >= _ADA:
         return None
     if shape.keeps(CacheKind.LATENT):
@@ -143,11 +176,16 @@ def attention_workspace_bytes(kv_cache_dtype: str, capability: ComputeCapability
 
 
 def kernel_for(
-    stored: StoredQuantization | None, capability: ComputeCapability, layers: Sequence[tuple[int, int]]
+    stored: StoredQuantization | None,
+    capability: ComputeCapability,
+    layers: Sequence[tuple[int, int]],
+    *,
+    experts: bool = False,
 ) -> str | None:
     """The linear kernel that the engine will pick, None when there is none.
 
-    `layers` are (inputs, outputs) of the quantised linear layers on one rank.
+    `layers` are (inputs, outputs) of the quantised linear layers on one rank. With `experts` it is the kernel of those, which
+    hold nearly all weights: Machete has none for them.
     """
     if stored is None:
         return "cuBLAS"
@@ -159,7 +197,11 @@ def kernel_for(
         return _fp4_kernel(stored, capability)
     if capability != _HOPPER:
         return "Marlin"
-    machete = stored.group_size in _MACHETE_GROUP_SIZES and all(k % 64 == 0 and n % 128 == 0 for k, n in layers)
+    machete = (
+        not experts
+        and stored.group_size in _MACHETE_GROUP_SIZES
+        and all(k % 64 == 0 and n % 128 == 0 for k, n in layers)
+    )
     return "Machete" if machete else "Humming"
 
 
@@ -184,10 +226,8 @@ def _fp8_kernel(stored: StoredQuantization, capability: ComputeCapability) -> st
     return "FlashInfer" if per_tensor and capability >= _BLACKWELL else "CUTLASS"
 
 
-def _fp4_kernel(stored: StoredQuantization, capability: ComputeCapability) -> str | None:
+def _fp4_kernel(stored: StoredQuantization, capability: ComputeCapability) -> str:
     """Four-bit floats compute natively on Blackwell only; elsewhere they save memory."""
-    if stored.scheme == "MXFP4" and capability < _AMPERE:
-        return None
     if capability == _HOPPER:
         return "Humming"
     if stored.scheme == "MXFP4" or capability < _BLACKWELL:
@@ -200,102 +240,3 @@ def repacked_growth_bytes(stored: StoredQuantization | None, kernel: str, weight
     if kernel == "Machete" and stored and stored.method is StoredMethod.AWQ:
         return weight_bytes // 50
     return 0
-
-
-# --- the command line ------------------------------------------------------------------------------------------------
-
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_NUMBER = re.compile(r"[0-9]{1,9}")
-_FLAG = re.compile(r"true|false|")
-
-ALLOWED_ENGINE_ARGUMENTS: Mapping[str, re.Pattern[str]] = {
-    "async-scheduling": _FLAG,
-    "chat-template-content-format": re.compile("auto|string|openai"),
-    "enable-auto-tool-choice": _FLAG,
-    "enable-log-requests": _FLAG,
-    "enable-prefix-caching": _FLAG,
-    "enable-prompt-tokens-details": _FLAG,
-    "enforce-eager": _FLAG,
-    "generation-config": re.compile("auto|vllm"),
-    "max-logprobs": re.compile("[0-9]{1,2}"),
-    "max-num-queued-reqs": _NUMBER,
-    "max-num-queued-tokens": _NUMBER,
-    "reasoning-parser": _WORD,
-    "scheduling-policy": re.compile("fcfs|priority"),
-    "seed": _NUMBER,
-    "tool-call-parser": _WORD,
-    "uvicorn-log-level": re.compile("critical|error|warning|info|debug|trace"),
-}
-"""What a user may add, with the values allowed. All else is KubeQuant's own, moves memory that the plan promises, or
-loads code or files from a place that nobody has checked."""
-
-
-def arguments_obstacle(arguments: Sequence[tuple[str, str]]) -> str | None:
-    """Why the user's arguments are not taken, None when they are."""
-    for name, value in arguments:
-        if obstacle := _argument_obstacle(name, value):
-            return obstacle
-    names = {name for name, value in arguments if value != "false"}
-    if "enable-auto-tool-choice" in names and "tool-call-parser" not in names:
-        return "engine argument 'enable-auto-tool-choice' needs 'tool-call-parser' beside it"
-    return None
-
-
-def _argument_obstacle(name: str, value: str) -> str | None:
-    allowed = ALLOWED_ENGINE_ARGUMENTS.get(name)
-    if allowed is None:
-        return f"engine argument {name[:64]!r} is not allowed; allowed are: {', '.join(ALLOWED_ENGINE_ARGUMENTS)}"
-    if not allowed.fullmatch(value):
-        return f"engine argument {name!r} must match {allowed.pattern}, not {value[:64]!r}"
-    return None
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What the planner decided, as far as the command line says it."""
-
-    served_model_name: str
-    context_tokens: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    gpu_memory_utilization: float
-    tensor_parallel_size: int
-    activation_dtype: str  # BF16 | F16
-    stored_dtype: str  # of the model: BF16 | F16 | F32
-    kv_cache_dtype: str  # BF16 | F16 | FP8
-    checkpoint_kv_cache_dtype: str | None
-    engine_arguments: tuple[tuple[str, str], ...] = ()
-    pipeline_parallel_size: int = 1
-
-
-_DTYPE_NAMES = {"BF16": "bfloat16", "F16": "half"}
-_KV_DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "FP8": "fp8"}
-
-
-def build_arguments(launch: Launch) -> tuple[str, ...]:
-    """What follows the model's path. Never `--quantization`: the engine reads it from the checkpoint and picks the
-    kernel; never `--trust-remote-code`. Host and port are the pod's business."""
-    arguments = [
-        "--served-model-name", launch.served_model_name,
-        "--max-model-len", str(launch.context_tokens),
-        "--max-num-seqs", str(launch.max_num_seqs),
-        "--max-num-batched-tokens", str(launch.max_num_batched_tokens),
-        "--gpu-memory-utilization", f"{launch.gpu_memory_utilization:.3f}",
-    ]  # fmt: skip
-    if launch.tensor_parallel_size > 1:
-        arguments += ["--tensor-parallel-size", str(launch.tensor_parallel_size)]
-    if launch.pipeline_parallel_size > 1:
-        arguments += ["--pipeline-parallel-size", str(launch.pipeline_parallel_size)]
-    if launch.activation_dtype != launch.stored_dtype:
-        arguments += ["--dtype", _DTYPE_NAMES[launch.activation_dtype]]
-    if launch.kv_cache_dtype == "FP8" or launch.checkpoint_kv_cache_dtype:
-        arguments += ["--kv-cache-dtype", _KV_DTYPE_NAMES[launch.kv_cache_dtype]]
-    for name, value in launch.engine_arguments:
-        arguments += _user_argument(name, value)
-    return tuple(arguments)
-
-
-def _user_argument(name: str, value: str) -> list[str]:
-    if ALLOWED_ENGINE_ARGUMENTS[name] is _FLAG:
-        return [f"--no-{name}" if value == "false" else f"--{name}"]
-    return [f"--{name}", value]
