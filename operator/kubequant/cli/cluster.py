@@ -59,16 +59,18 @@ def check_kubeconfig(named: str) -> None:
     """Raises Misuse where no file of this list, parted as $KUBECONFIG is, can be a kube-config, and OSError."""
     files = [file for part in named.split(os.pathsep) if part and (file := Path(part).expanduser()).exists()]
     if not files:
-        raise Misuse(f"--kubeconfig {named}: there is no such file")
+        raise Misuse(f"there is no kube-config {named} (--kubeconfig, $KUBECONFIG)")
     for file in files:
         try:
             body = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (ValueError, yaml.YAMLError, RecursionError) as error:
-            raise Misuse(f"--kubeconfig {file} is no kube-config: it cannot be read as YAML") from error
+            raise Misuse(f"{file} (--kubeconfig, $KUBECONFIG) is no kube-config: it cannot be read as YAML") from error
         if not (
             isinstance(body, Mapping) and all(_is_list_of_mappings(body.get(field)) for field in _KUBECONFIG_LISTS)
         ):
-            raise Misuse(f"--kubeconfig {file} is no kube-config: that has lists of clusters, contexts and users")
+            raise Misuse(
+                f"{file} (--kubeconfig, $KUBECONFIG) is no kube-config: that has lists of clusters, contexts and users"
+            )
 
 
 def _is_list_of_mappings(value: Any) -> bool:

@@ -29,7 +29,8 @@ _SENTENCES = {
     kind: f"must be {what}"
     for kinds, what in (
         (("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
-        (("float_type", "float_parsing", "finite_number"), "a number"),
+        (("float_type", "float_parsing"), "a number"),
+        (("finite_number",), "a finite number"),
         (("bool_type", "bool_parsing"), "true or false"),
         (("string_type",), "text"),
         (("list_type", "tuple_type"), "a list"),

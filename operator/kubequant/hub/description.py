@@ -208,7 +208,7 @@ async def _tensors(files: _Files, weights: list[str], layers: int) -> tuple[Tens
     if not any(one.bytes for one in classes):
         raise files.listing.refused(
             Reason.CORRUPT_CHECKPOINT,
-            f"its safetensors files ({quoted(weights[0])} and {len(weights) - 1} more) hold not one byte of weights. Save "
+            f"its safetensors files ({len(weights)}, first {quoted(weights[0])}) hold not one byte of weights. Save "
             f"the model into them again, or name another revision ({files.listing.page}).",
         )
     return classes

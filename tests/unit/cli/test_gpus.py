@@ -50,6 +50,22 @@ def test_a_fleet_without_gpus(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "no GPU to plan on; 1 nodes in all" in done.stdout
 
 
+def test_gpus_of_other_makers_are_said(tmp_path: Path) -> None:
+    others = {"a": {"amd.com/gpu": "8"}, "b": {"gpu.intel.com/i915": 1}, "c": {"amd.com/gpu": "0"}}
+    file = tmp_path / "nodes.json"
+    file.write_text(json.dumps([{"metadata": {"name": n}, "status": {"allocatable": a}} for n, a in others.items()]))
+    document = json.loads(run("gpus", "--fleet", file, "-o", "json").stdout)
+    assert document["gpus"] == [] and document["nodes"] == 3
+    assert document["notPlannedOn"] == [
+        {"node": "a", "reason": "advertises 8 amd.com/gpu: only NVIDIA's GPUs are planned on"},
+        {"node": "b", "reason": "advertises 1 gpu.intel.com/i915: only NVIDIA's GPUs are planned on"},
+    ]
+
+
+def test_the_standard_input(fleet: Path) -> None:
+    assert run("gpus", "--fleet", "-", stdin=fleet.read_text()).stdout == run("gpus", "--fleet", fleet).stdout
+
+
 def test_the_table_is_whole() -> None:
     done = run("gpus", "--known", "-o", "json")
     assert done.exit_code == 0

@@ -58,7 +58,14 @@ def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
     done = run("operator", "--kubeconfig", str(tmp_path / "none"), KUBEQUANT_HTTP_PORT="0")
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
-    assert "cannot start" in done.output and "Traceback" not in done.output
+    assert "cannot start: there is no kube-config" in done.output and "Traceback" not in done.output
+
+
+def test_what_is_no_kubeconfig_does_not_start(tmp_path: Path) -> None:
+    file = tmp_path / "passwd"
+    file.write_text("root:x:0:0")
+    done = run("operator", "--kubeconfig", str(file), KUBEQUANT_HTTP_PORT="0")
+    assert done.exit_code == 1 and "is no kube-config" in done.output and "Traceback" not in done.output
 
 
 def test_a_bad_variable_is_said() -> None:

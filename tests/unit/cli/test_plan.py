@@ -107,6 +107,15 @@ def test_yaml_says_what_json_says(qwen: Path) -> None:
     assert done.exit_code == 0 and yaml.safe_load(done.stdout) == answer("--model-path", qwen, "--gpu", "L4")[1]
 
 
+@pytest.mark.parametrize("kind", ["nothing fits", "the model itself"])
+def test_a_refusal_in_yaml_says_what_json_says(llama: Path, tmp_path: Path, kind: str) -> None:
+    asked = ("--model-path", llama if kind == "nothing fits" else tmp_path, "--gpu", "RTX-4090")
+    done = run("plan", *asked, "-o", "yaml")
+    assert done.exit_code == 3, done.output
+    assert yaml.safe_load(done.stdout) == answer(*asked)[1]
+    assert {"nothing fits": "reason: DoesNotFit", "the model itself": "reason: NoSafetensors"}[kind] in done.stdout
+
+
 def test_manifest_is_the_deployment(qwen: Path) -> None:
     done = run("plan", "--model-path", qwen, "--gpu", "L4:4", "-o", "manifest")
     assert done.exit_code == 0 and "which is a folder here and on no hub" in done.stderr
@@ -261,6 +270,20 @@ def test_counts_that_are_none_are_no_fault(qwen: Path, tmp_path: Path, count: st
     assert done.exit_code == 3 and "fault of KubeQuant" not in done.output, done.output
 
 
+def test_a_fleet_from_the_standard_input(qwen: Path) -> None:
+    done = run("plan", "--model-path", qwen, "--fleet", "-", "-o", "json", stdin=yaml.safe_dump_all(NODES))
+    assert done.exit_code == 0 and json.loads(done.stdout)["plan"]["gpuProduct"] == "Tesla-T4"
+    both = run("plan", "-f", "-", "--fleet", "-", stdin="kind: List")
+    assert both.exit_code == 2 and "the standard input can be read once" in both.stderr
+
+
+def test_a_node_listed_twice_is_misuse(qwen: Path, tmp_path: Path) -> None:
+    file = tmp_path / "nodes.yaml"
+    file.write_text(yaml.safe_dump_all([*NODES, NODES[1]]))
+    done = run("plan", "--model-path", qwen, "--fleet", file)
+    assert done.exit_code == 2 and "lists the node b 2 times" in done.stderr
+
+
 # --- misuse ----------------------------------------------------------------------------------------------------------
 
 
@@ -279,15 +302,16 @@ def test_counts_that_are_none_are_no_fault(qwen: Path, tmp_path: Path, count: st
         (("a/b", "--gpu", "RTX-4909"), "nearest are"),
         (("a/b", "--gpu", "A100"), "could be any of 4 GPUs"),
         (("a/b", "--gpu", ""), "no GPU called"),
+        (("a/b", "--gpu", "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"), "or a row of gpuTable with this product"),
         (("a/b", "--gpu", "L4:0"), "a count from 1 to 64"),
         (("a/b", "--gpu", "L4:65"), "a count from 1 to 64"),
         (("a/b", "--gpu", "L4:" + "9" * 5000), "a count from 1 to 64"),
         (("a/b", "--gpu", "L4:²"), "a count from 1 to 64"),
         (("a/b", "--gpu", "L4:"), "a count from 1 to 64"),
-        (("a/b", "--gpu", "L4", "--context", "0"), "spec.serving.contextTokens"),
+        (("a/b", "--gpu", "L4", "--context", "0"), "--context 0: must be at least 128"),
         (("a/b", "--gpu", "L4", "--context", "x"), "not a valid integer"),
-        (("a/b", "--gpu", "L4", "--context", "9" * 30), "spec.serving.contextTokens"),
-        (("a/b", "--gpu", "L4", "--concurrency", "-1"), "spec.serving.concurrentRequests"),
+        (("a/b", "--gpu", "L4", "--context", "9" * 30), "must be at most 10,485,760"),
+        (("a/b", "--gpu", "L4", "--concurrency", "-1"), "--concurrency -1: must be at least 1"),
         (("a/b", "--gpu", "L4", "--scheme", "INT3"), "one of Auto, Unquantized"),
         (("a/b", "--gpu", "L4", "--objective", "Fast"), "one of LowestCost"),
         (("a/b", "--gpu", "L4", "--kv-cache-dtype", "FP4"), "one of Auto"),
@@ -312,6 +336,37 @@ def test_gpu_and_fleet_exclude_each_other(tmp_path: Path) -> None:
     file = tmp_path / "nodes.yaml"
     file.write_text("kind: List\nitems: []")
     assert run("plan", "a/b", "--gpu", "L4", "--fleet", file).exit_code == 2
+    said = " ".join(run("plan", "--help").stdout.split())
+    assert "Not with --fleet." in said and "Not with --gpu." in said
+
+
+def test_a_slice_whose_memory_is_configured(qwen: Path, tmp_path: Path) -> None:
+    product = "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"
+    file = tmp_path / "config.yaml"
+    file.write_text(f"gpuTable: [{{product: {product}, memoryMiB: 40192, computeCapability: '8.0'}}]")
+    code, document = answer("--model-path", qwen, "--gpu", f"{product}:2", "--config", file)
+    assert code == 0 and (document["plan"]["gpuProduct"], document["plan"]["gpusPerReplica"]) == (product, 1)
+    assert 38 * GIB < document["plan"]["memory"]["total"] < 40192 * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no kube-config"),
+        ("root:x:0:0:root:/root:/bin/bash", "is no kube-config: that has lists"),
+        ("", "is no kube-config: that has lists"),
+        ("clusters: 3", "is no kube-config: that has lists"),
+        ("users: [3]", "is no kube-config: that has lists"),
+        ("a: [", "is no kube-config: it cannot be read as YAML"),
+    ],
+)
+def test_what_is_no_kube_config_is_misuse(qwen: Path, tmp_path: Path, content: str | None, said: str) -> None:
+    file = tmp_path / "kubeconfig"
+    if content is not None:
+        file.write_text(content)
+    for done in (run("plan", "--model-path", qwen, "--kubeconfig", file), run("gpus", KUBECONFIG=str(file))):
+        assert done.exit_code == 2 and said in done.stderr and str(file) in done.stderr, done.output
+        assert len(done.stderr.splitlines()) == 1 or "planned from the headers alone" in done.stderr
 
 
 def test_no_cluster_ends_with_one_and_says_what_needs_none(qwen: Path) -> None:
@@ -329,7 +384,7 @@ def test_a_configuration_that_cannot_be_used_is_misuse(qwen: Path, tmp_path: Pat
     file = tmp_path / "config.yaml"
     file.write_text("nope: 1")
     done = run("plan", "--model-path", qwen, "--gpu", "L4", "--config", file)
-    assert done.exit_code == 2 and "nope" in done.stderr
+    assert done.exit_code == 2 and "nope: there is no such field" in done.stderr and "pydantic" not in done.stderr
 
 
 def test_a_fault_of_ours_is_said_in_one_line(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:

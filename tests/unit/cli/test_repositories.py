@@ -85,6 +85,12 @@ def test_a_repository_that_is_refused(hub: FakeHub, repository: str, reason: str
     assert document["message"] and document["refusals"] == []
 
 
+def test_gpus_of_other_makers_in_the_cluster_are_said(cluster: FakeKubeApi) -> None:
+    cluster.put(NODE, {"metadata": {"name": "amd"}, "status": {"allocatable": {"amd.com/gpu": "8"}}})
+    document = json.loads(run("gpus", "-o", "json").stdout)
+    assert [other["node"] for other in document["notPlannedOn"]] == ["amd"] and document["nodes"] == 3
+
+
 def test_a_bad_flag_is_misuse_before_anybody_is_asked(hub: FakeHub) -> None:
     hub.requests.clear()
     assert plan(hub, "nobody/nothing", "--gpu", "RTX-4909").exit_code == 2

@@ -136,6 +136,16 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, content: bytes, said: str
     assert refused.reason == Reason.CORRUPT_CHECKPOINT and said in refused.message
 
 
+@pytest.mark.parametrize(
+    "header", [b"{}", b'{"__metadata__": {}}', b'{"a": {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]}}']
+)
+def test_weights_of_no_bytes_are_refused(tmp_path: Path, header: bytes) -> None:
+    folder = small(tmp_path, shard_bytes=10**9)
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    refused = refusal(folder)
+    assert refused.reason == Reason.CORRUPT_CHECKPOINT and "hold not one byte of weights" in refused.message
+
+
 def test_a_header_that_was_cut_is_refused(tmp_path: Path) -> None:
     file = small(tmp_path, shard_bytes=10**9) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:200])
