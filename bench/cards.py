@@ -58,7 +58,7 @@ def _of_class(size: int | None, reason: str) -> CardTotal:
 def _said_size(gpu: str) -> int | None:
     """GB that the name gives; None where it gives two (22-24GB)."""
     sizes = {int(size) for size in _SIZE.findall(re.sub(r"\(.*?\)", "", gpu).upper())}
-    return sizes.pop() if len(sizes) == 1 and not re.search(r"\d-\d+ ?GB", gpu) else None
+    return sizes.pop() if len(sizes) == 1 and not re.search(r"(?<!\w)\d{1,3}-\d+ ?GB", gpu) else None
 
 
 def _class_size(text: str) -> int | None:
@@ -90,7 +90,7 @@ def _with_words(rows: Iterable[KnownGpu], words: frozenset[str] | set[str]) -> l
 
 
 def _words(name: str) -> frozenset[str]:
-    upper = re.sub(r"(?<=\w)X\d{1,2}\b|\b\d{1,2}X ?(?=[A-Z])", "", name.upper())  # L4x2, 2x L40S
+    upper = re.sub(r"(?<=\w)X\d{1,2}\b|\b\d{1,2}X ?(?=[A-Z0-9])", "", name.upper())  # L4x2, 2x L40S
     parted = re.sub(r"(RTX|GTX)(?=\d)", r"\1 ", re.sub(r"(?<=\d)(TI|SUPER|D)\b", r" \1", upper))
     return frozenset(re.findall(r"[A-Z0-9]+", parted)) - {"NVIDIA", "GEFORCE", "TESLA"}
 

@@ -32,7 +32,7 @@ class Evaluated:
     start_up: StartUp
     replayed: Replay | None
     unusable: str | None
-    foreseen: str | None  # how a failure for want of memory is foreseen
+    foreseen: str | None  # why a failure for want of memory is foreseen, whether or not there was one
 
     @property
     def layout(self) -> str:
@@ -55,7 +55,7 @@ def _evaluated(start_up: StartUp) -> Evaluated:
         start_up=start_up,
         replayed=None if reason else replay(start_up),
         unusable=reason,
-        foreseen=foreseen(start_up) if start_up.failed_for_memory else None,
+        foreseen=foreseen(start_up),
     )
 
 
@@ -99,10 +99,12 @@ def quantile(values: Iterable[float], share: float) -> float | None:
 
 
 def group_of(rows: Sequence[Evaluated]) -> Group:
-    """The figures of issue 4; None where nothing was to be measured. Fractions between 0 and 1."""
+    """The figures of issue 4, and the price of foreseeing: of the rows that did not fail for memory (`started`), those that were said to.
+    None where nothing was to be measured. Fractions between 0 and 1."""
     replays = [row.replayed for row in rows if row.replayed]
     checks = [check for row in rows if (check := check_token_bytes(row.start_up))]
     failures = [row for row in rows if row.start_up.failed_for_memory]
+    others = [row for row in rows if not row.start_up.failed_for_memory]
     relative = [abs(one.error_bytes) / one.real_non_kv_bytes for one in replays]
     overhead = [abs(one.error_bytes) / GIB for one in replays]
     baseline = [abs(one.baseline_non_kv_bytes - one.real_non_kv_bytes) / one.real_non_kv_bytes for one in replays]
@@ -122,6 +124,8 @@ def group_of(rows: Sequence[Evaluated]) -> Group:
         "promised_over_real_median": quantile(ratios, 0.5),
         "failures": len(failures),
         "failures_foreseen": sum(row.foreseen is not None for row in failures),
+        "started": len(others),
+        "false_alarms": sum(row.foreseen is not None for row in others),
     }
 
 
@@ -149,6 +153,7 @@ def _row(row: Evaluated) -> dict[str, object]:
         "failure": start_up.failure or None,
         "failure_means_memory": start_up.failed_for_memory,
         "foreseen": row.foreseen,
+        "unread": [why for _, why in start_up.unread],
     }
     if one is None:
         return found

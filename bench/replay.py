@@ -104,17 +104,33 @@ def _tokens(cache_bytes: int, token_bytes: int | None) -> int:
     return max(0, cache_bytes // ((token_bytes or 1) * BLOCK_TOKENS)) * BLOCK_TOKENS
 
 
+_DECIDING = ("gpu_mem_gib", "gpu_memory_utilization", "weights_gib", "available_kv_gib", "tp", "pp")
+"""Columns without which nothing can be compared. Of any other, a cell that cannot be read counts as empty."""
+
+
 def unusable(start_up: StartUp) -> str | None:
     """What the report lacks for a comparison, None when nothing."""
+    for column, why in start_up.unread:
+        if column in _DECIDING:
+            return why
     if start_up.total_bytes is None or start_up.total_is_class:
-        return "the card's memory is neither in gpu_mem_gib nor told by a card's name"
+        return f"gpu_mem_gib is empty, and the name does not tell: {start_up.total_reason}"
     if start_up.gpu_memory_utilization is None:
         return "gpu_memory_utilization is empty"
-    if start_up.load is None:
+    if start_up.load is None or start_up.weight_bytes is None:
         return "weights_gib is empty and the model's weights are not known"
     if start_up.kv_cache_bytes is None:
         return "available_kv_gib is empty"
+    if start_up.weight_bytes > start_up.total_bytes:
+        return f"weights_gib: {_gib(start_up.weight_bytes)} GiB on one GPU are more than its {_gib(start_up.total_bytes)}"
+    usable = int(start_up.total_bytes * start_up.gpu_memory_utilization)
+    if start_up.kv_cache_bytes >= usable:
+        return f"available_kv_gib: {_gib(start_up.kv_cache_bytes)} GiB leave nothing else of a budget of {_gib(usable)}"
     return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
 
 
 def replay(start_up: StartUp) -> Replay:
@@ -171,14 +187,32 @@ def rank_token_bytes(start_up: StartUp, load: EngineLoad) -> int | None:
     if load.shape.keeps(CacheKind.SLIDING, CacheKind.CHUNKED) and start_up.minor >= _PRINTS_CONCURRENCY_SINCE:
         return None
     shape = _shape_of_its_time(start_up, load.shape)
-    whole = _token_bytes(shape, load.tensor_parallel_size, load.kv_cache_dtype, start_up.value_bytes)
+    whole = _token_bytes(start_up, shape, load)
     layers = load.shape.num_hidden_layers
-    return whole * -(-layers // load.pipeline_parallel_size) // layers
+    return None if whole is None else whole * -(-layers // load.pipeline_parallel_size) // layers
 
 
-def _token_bytes(shape: ModelShape, ranks: int, dtype: str, value_bytes: int) -> int:
-    whole = kv_cache.bytes_per_token(shape, dtype, ranks)
-    return whole * value_bytes // DTYPE_BYTES["BF16"] if dtype == "BF16" else whole
+_SIXTEEN_BITS = ("", "auto", "none", "bf16", "fp16", "f16", "half", "bfloat16", "float16")
+_NVFP4_SHARE = 9, 16  # of a value in 8 bit: half, and one scale for 16 values
+_SCALE_BYTES_PER_HEAD = 8  # of a token, keys and values together
+
+
+def _token_bytes(start_up: StartUp, shape: ModelShape, load: EngineLoad) -> int | None:
+    """Of all layers; None of a dtype whose layout nobody here knows."""
+    named, ranks = start_up.kv_cache_dtype, load.tensor_parallel_size
+    if named in _SIXTEEN_BITS or named in ("float32", "fp32"):
+        return kv_cache.bytes_per_token(shape, "BF16", ranks) * start_up.value_bytes // DTYPE_BYTES["BF16"]
+    whole = kv_cache.bytes_per_token(shape, "FP8", ranks)
+    if re.fullmatch(r"fp8|int8|fp8_e[45]m[23](fn)?", named):
+        return whole
+    if named == "nvfp4":
+        return whole * _NVFP4_SHARE[0] // _NVFP4_SHARE[1]
+    widths = {cache.key_dim + cache.value_dim for cache in shape.caches}
+    if named.endswith("_per_token_head") and len(widths) == 1 and not shape.keeps(CacheKind.LATENT):
+        width = widths.pop()
+        values = width // 2 if named.startswith("int4") else width
+        return whole * (values + _SCALE_BYTES_PER_HEAD) // width
+    return None
 
 
 def _shape_of_its_time(start_up: StartUp, shape: ModelShape) -> ModelShape:
@@ -232,6 +266,8 @@ def foreseen(start_up: StartUp) -> str | None:
     The budget says it where the report names card and model; else the layout says that the logged cache is too small.
     """
     load, total = start_up.load, start_up.total_bytes
+    if load is None and start_up.least_weight_bytes is not None:
+        load = replace(start_up.load_for_layout, weight_bytes=start_up.least_weight_bytes)
     if load is not None and total is not None:
         utilization = start_up.gpu_memory_utilization or start_up.default_utilization
         promised = promised_bytes(start_up, load, total, utilization)

@@ -1,12 +1,10 @@
-"""What a report of a start-up leaves out, told from what it says: the release from a date, the card's memory from its name, flags from
-the engine's defaults.
+"""What a report of a start-up leaves out, told from what it says: the release from a date, flags from the engine's defaults.
 """
 
 from __future__ import annotations
 
 import re
 
-from kubequant.planning.gpus import cuda_total_bytes, known_gpus
 from kubequant.planning.memory import ExpertKernel, Lora, Speculation
 
 GIB = 1024**3
@@ -26,19 +24,6 @@ _RELEASES = (
 
 _FIRST_MINORS = (("qwen3.5", 16), ("qwen3.6", 19), ("gemma-4", 19), ("qwen3.8", 26))
 """Families that no earlier release can run."""
-
-_CARDS = (
-    ("H200", "NVIDIA-H200"), ("H100 NVL", "NVIDIA-H100-NVL"), ("H100", "NVIDIA-H100-80GB-HBM3"), ("H800", "NVIDIA-H800"),
-    ("B200", "NVIDIA-B200"), ("A100 80", "NVIDIA-A100-SXM4-80GB"), ("A100-80", "NVIDIA-A100-SXM4-80GB"),
-    ("A100 40", "NVIDIA-A100-SXM4-40GB"), ("A100-40", "NVIDIA-A100-SXM4-40GB"), ("L40S", "NVIDIA-L40S"), ("L40", "NVIDIA-L40"),
-    ("A10G", "NVIDIA-A10G"), ("A10", "NVIDIA-A10"), ("A40", "NVIDIA-A40"), ("L4", "NVIDIA-L4"), ("T4", "Tesla-T4"),
-    ("A6000", "NVIDIA-RTX-A6000"), ("RTX 6000 Ada", "NVIDIA-RTX-6000-Ada-Generation"),
-    ("RTX PRO 6000", "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition"), ("RTX 5090", "NVIDIA-GeForce-RTX-5090"),
-    ("RTX 5080", "NVIDIA-GeForce-RTX-5080"), ("RTX 5070 Ti", "NVIDIA-GeForce-RTX-5070-Ti"),
-    ("RTX 5060 Ti 16", "NVIDIA-GeForce-RTX-5060-Ti"), ("RTX 4090", "NVIDIA-GeForce-RTX-4090"),
-    ("RTX 4080", "NVIDIA-GeForce-RTX-4080"), ("RTX 3090", "NVIDIA-GeForce-RTX-3090"),
-)  # fmt: skip
-"""Words of the `gpu` column and the product they name; the first that occurs wins."""
 
 _NVLINK = re.compile(r"\b(H100|H200|H800|H20|GH200|A100|A800|B200|B300|GB200|V100|80GB|MI300X)")
 _TURING = re.compile(r"\b(T4|V100|sm_7\d)|Turing|Volta|RTX 20\d\d")
@@ -99,20 +84,6 @@ def default_batch(gpu: str, total_bytes: int, minor: int, engine_v0: bool) -> tu
 def default_utilization(minor: int) -> float:
     """`gpu_memory_utilization` where the user says nothing."""
     return 0.92 if minor >= _HIGHER_UTILIZATION_SINCE else 0.9
-
-
-def card_total(gpu: str, notes: str) -> tuple[int | None, str]:
-    """What CUDA reports, told by the name of the card ("card") or only by its class ("24 GB card": "class"); None of several
-    different cards and of modified ones."""
-    if " + " in gpu or "modded" in gpu:
-        return None, ""
-    product = next((product for words, product in _CARDS if words in gpu), None)
-    known = known_gpus().get(product) if product else None
-    if known is not None and known.memory_bytes is not None:
-        return known.smallest_cuda_total_bytes or cuda_total_bytes(known.memory_bytes), "card"
-    if match := re.search(r"\b(\d{1,3}) ?GB (class|card|GPU)", f"{gpu}; {notes}"):
-        return cuda_total_bytes(int(match[1]) * GIB), "class"
-    return None, ""
 
 
 def is_unified(gpu: str) -> bool:

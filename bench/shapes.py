@@ -39,12 +39,8 @@ _DYNAMIC = re.compile(r"qwen.*(vl|omni)|qwen3\.[5-9]", re.IGNORECASE)
 Row = Mapping[str, str]
 
 
-class BadCell(ValueError):
-    """A cell that should be a number; the text names model and column."""
-
-
 def shape_of(model: Row | None, name: str, text_only: bool) -> ModelShape:
-    """The shape of a row of models.csv; without one, a common shape with the vocabulary of its family. Raises BadCell."""
+    """The shape of a row of models.csv; without one, a common shape with the vocabulary of its family."""
     row: Row = model or dict.fromkeys((*COLUMNS, "model"), "")
     layers = count(row, "num_hidden_layers", _TYPICAL.num_hidden_layers)
     hidden = count(row, "hidden_size", _TYPICAL.hidden_size)
@@ -69,22 +65,9 @@ def shape_of(model: Row | None, name: str, text_only: bool) -> ModelShape:
     return replace(shape, caches=_caches(row, shape))
 
 
-def count(row: Row, column: str, otherwise: int, least: int = 1) -> int:
-    """A whole number. Raises BadCell."""
-    text = row[column]
-    if not text:
-        return otherwise
-    value = number(row, column, text)
-    if value != int(value) or not least <= value < 10**8:
-        raise BadCell(f"model {row['model']!r}: {column} must be a whole number of at least {least}, not {text}")
-    return int(value)
-
-
-def number(row: Row, column: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise BadCell(f"model {row['model']!r}: {column} must be a number, not {text!r}") from None
+def count(row: Row, column: str, otherwise: int) -> int:
+    """A cell of a model that `bench.startups` made readable."""
+    return int(row[column]) if row[column] else otherwise
 
 
 def _vocabulary(name: str) -> int:
@@ -103,7 +86,7 @@ def _experts(row: Row, layers: int, hidden: int) -> Experts | None:
         per_token=count(row, "num_experts_per_tok", 8),
         layers=layers - (int(dense[1]) if dense else 0),
         intermediate_size=inner,
-        shared_intermediate_size=int(shared[1]) if shared else count(row, "n_shared_experts", 0, least=0) * inner,
+        shared_intermediate_size=int(shared[1]) if shared else count(row, "n_shared_experts", 0) * inner,
     )
 
 
@@ -165,6 +148,24 @@ def weight_bytes(model: Row, shape: ModelShape, weight_quant: str, ranks: int, e
     dense_bits = 16.0 if weight_quant.lower().startswith("mxfp4") else bits
     kept = int(linear * dense_bits / 8) + 2 * vocabulary
     return kept // ranks + int(expert_values * bits / 8) // expert_ranks
+
+
+_NAMED_SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
+_NAMES_ROUND = 0.9  # Llama-3.1-8B has 8.03 billion parameters, Qwen2.5-7B 7.6
+_EXPERTS_SHARE = 0.75  # 8x7B shares attention: 46.7 billion, not 56
+_LEAST_BITS = 4.0
+
+
+def least_weight_bytes(name: str, weight_quant: str, ranks: int) -> int | None:
+    """A bound out of a model's name (30B in Qwen3-30B-A3B), None where the name has no size. Never good enough to compare with."""
+    match = _NAMED_SIZE.search(name)
+    if not match:
+        return None
+    parameters = float(match[2]) * 1e9 * _NAMES_ROUND * (int(match[1]) * _EXPERTS_SHARE if match[1] else 1)
+    quantization = f"{weight_quant} {name}".lower()
+    unquantised = 16.0 if weight_quant.lower() in ("none", "bf16", "fp16", "bfloat16", "float16") else _LEAST_BITS
+    bits = next((bits for words, bits in _BITS if words in quantization), unquantised)
+    return int(parameters * bits / 8) // ranks
 
 
 def _attention_values(model: Row, shape: ModelShape) -> int:

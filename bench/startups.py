@@ -1,25 +1,25 @@
 """Real start-ups of vLLM, read from CSV files of the shape of bench/data, with what a log leaves out filled in.
 
 A row becomes a `StartUp`: what the planner would be asked (`load`, `total_bytes`, ...) and what the engine then found. The row's own
-activation, non-torch, graph and KV columns never reach the question. Raises `BadData` with the file, line and column.
+activation, non-torch, graph and KV columns never reach the question. A cell that cannot be read costs its own row at most; a file that is
+no such table raises `BadData`.
 """
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import reports, shapes
+from bench.cards import CardTotal, card_total
+from bench.cells import GIB, BadData, Cells, Row, read_table
+from bench.failures import means_memory
 from kubequant.planning.engines.overheads import Overheads, overheads_of
 from kubequant.planning.memory import EngineLoad
 from kubequant.planning.values import CacheKind, ModelShape
 
-GIB = 1024**3
-
-Row = Mapping[str, str]
+__all__ = ["GIB", "BadData", "StartUp", "read_startups"]
 
 STARTUP_COLUMNS = (
     "id", "model", "gpu", "gpu_count", "gpu_mem_gib", "tp", "pp", "vllm_version", "weight_quant", "kv_cache_dtype", "max_model_len",
@@ -35,22 +35,24 @@ MODEL_COLUMNS = (
     "kv_confirmed_by",
 )
 
-MEMORY_FAILURES = re.compile(
-    r"kv_too_small|no_available_kv|max_seq_len_gt_kv|mamba cache blocks|out of memory|\boom\b|cuda_oom|"
-    r"no available memory|larger than the (available|maximum)|free memory|not enough (gpu )?memory",
-    re.IGNORECASE,
-)
-"""Failures that mean memory. Others ("engine error after load") say nothing about it."""
+MODEL_COUNTS = (
+    "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size",
+    "max_position_embeddings", "num_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size", "kv_lora_rank",
+    "qk_rope_head_dim", "q_lora_rank", "kv_bytes_per_token_bf16_tp1",
+)  # fmt: skip
 
 _CONSUMED = re.compile(r"weights_gib is .?consumed", re.IGNORECASE)
 """The weights column then holds non-torch memory too (engines since 0.27 print the two as one)."""
 
+_EIGHT_BITS_OR_LESS = re.compile("fp8|int8|int4|nvfp4|turboquant", re.IGNORECASE)
+
+_LEAST_CARD_GIB, _LEAST_WEIGHTS_GIB, _MOST_GIB = 0.5, 0.001, 10_000
+_LEAST_SHARE = 0.01
+_MOST_RANKS = 1024
+_MOST_COUNT = 10**8
+
 _ALL_TO_ALL_BYTES = 6 * GIB
 """Buffers through which ranks of expert parallelism exchange tokens (6.3 and 7.5 GiB were seen). The product plans none of it."""
-
-
-class BadData(ValueError):
-    """A file that cannot be read as start-ups or models; the text says where and why."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class StartUp:
     total_bytes: int | None
     total_is_reported: bool
     total_is_class: bool  # only "24 GB card" or the like is said: good enough to foresee a failure, not to compare
+    total_reason: str  # why the card's name does not tell its memory
     default_utilization: float  # where the report says nothing
     gpu_memory_utilization: float | None
     max_model_len: int | None
@@ -80,13 +83,16 @@ class StartUp:
     failure: str
     weight_bytes: int | None
     weights_are_reported: bool
+    least_weight_bytes: int | None  # a bound out of the model's name: foresees a failure where nothing else is known
     consumed: bool  # the weights column holds non-torch memory too
     value_bytes: int  # of the model's dtype: 2, or 4 where it runs in 32 bit
+    kv_cache_dtype: str  # as the report says it
     confirmed_token_bytes: int | None  # of the model at 16 bit and TP 1, where its layout is confirmed
+    unread: tuple[tuple[str, str], ...]  # (column, why) of cells that could not be read and count as empty
 
     @property
     def failed_for_memory(self) -> bool:
-        return bool(MEMORY_FAILURES.search(self.failure))
+        return means_memory(self.failure)
 
     @property
     def requested_bytes(self) -> int | None:
@@ -98,69 +104,30 @@ class StartUp:
 
 def read_startups(startups: Path, models: Path) -> list[StartUp]:
     """All rows of `startups`, in order. Raises BadData."""
-    known = {row["model"].lower(): row for _, row in _rows(models, MODEL_COLUMNS)}
-    rows = _rows(startups, STARTUP_COLUMNS)
-    try:
-        return [_start_up(_Cells(startups, line, row), known.get(row["model"].lower())) for line, row in rows]
-    except shapes.BadCell as error:
-        raise BadData(f"{models}: {error}") from error
+    known = {row["model"].lower(): _readable(row) for _, row in read_table(models, MODEL_COLUMNS, "model")}
+    rows = read_table(startups, STARTUP_COLUMNS, "id")
+    return [_start_up(Cells({**row, "id": row["id"] or f"line {line}"}), known.get(row["model"].lower())) for line, row in rows]
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, Row]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, restval="")
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise BadData(f"{path}: column {missing[0]!r} is missing")
-            return [(reader.line_num, {name: row[name].strip() for name in columns}) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadData(f"{path}: {error}") from error
+def _readable(model: Row) -> Row:
+    """Numbers of a model without their decoration; what cannot be read is as empty as what nobody wrote."""
+    cells = Cells(model)
+    counts = {column: cells.count(column, most=_MOST_COUNT) for column in MODEL_COUNTS}
+    stored = cells.number("safetensors_gib", least=0)
+    return {
+        **model,
+        **{column: "" if value is None else str(value) for column, value in counts.items()},
+        "safetensors_gib": f"{stored}" if stored else "",
+    }
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """Typed access to one row; an empty cell is None."""
-
-    path: Path
-    line: int
-    row: Row
-
-    def text(self, column: str) -> str:
-        return self.row[column]
-
-    def number(self, column: str) -> float | None:
-        text = self.row[column]
-        if not text:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            raise BadData(f"{self.path}, line {self.line}: {column} must be a number, not {text!r}") from None
-        if not abs(value) < 1e12:
-            raise BadData(f"{self.path}, line {self.line}: {column} is out of range: {text}")
-        return value
-
-    def count(self, column: str, least: int = 1) -> int | None:
-        value = self.number(column)
-        if value is None:
-            return None
-        if value < least or value != int(value):
-            raise BadData(
-                f"{self.path}, line {self.line}: {column} must be a whole number of at least {least}, not {value:g}"
-            )
-        return int(value)
-
-    def gib(self, column: str) -> int | None:
-        value = self.number(column)
-        return None if value is None else int(value * GIB)
-
-
-def _start_up(cells: _Cells, model: Row | None) -> StartUp:
+def _start_up(cells: Cells, model: Row | None) -> StartUp:
     notes, gpu = cells.text("notes"), cells.text("gpu")
     minor, version_known = reports.minor_version(cells.text("vllm_version"), notes, cells.text("model"))
     engine_v0 = reports.is_engine_v0(minor, notes)
-    total, source = _total(cells)
+    reported_total = cells.gib("gpu_mem_gib", _LEAST_CARD_GIB, _MOST_GIB)
+    card = CardTotal(reported_total) if reported_total else card_total(gpu, notes)
+    total = card.total_bytes
     shape = shapes.shape_of(model, cells.text("model"), reports.multimodal_off(notes))
     weights = _weights(cells, model, shape)
     load = _load(cells, shape, weights or 0, minor, engine_v0, total)
@@ -194,19 +161,23 @@ def _start_up(cells: _Cells, model: Row | None) -> StartUp:
         max_num_seqs_known=cells.count("max_num_seqs") is not None,
         unified_memory=reports.is_unified(gpu),
         total_bytes=total,
-        total_is_reported=source == "report",
-        total_is_class=source == "class",
+        total_is_reported=reported_total is not None,
+        total_is_class=card.is_class,
+        total_reason=card.reason,
         default_utilization=reports.default_utilization(minor),
-        gpu_memory_utilization=cells.number("gpu_memory_utilization"),
+        gpu_memory_utilization=cells.number("gpu_memory_utilization", _LEAST_SHARE, 1),
         max_model_len=cells.count("max_model_len"),
-        kv_cache_bytes=cells.gib("available_kv_gib"),
+        kv_cache_bytes=cells.gib("available_kv_gib", -_MOST_GIB, _MOST_GIB),
         kv_tokens=cells.count("kv_tokens", least=0),
         failure=cells.text("failure"),
         weight_bytes=weights,
-        weights_are_reported=bool(cells.text("weights_gib")),
+        weights_are_reported=_reported_weights(cells) is not None,
+        least_weight_bytes=shapes.least_weight_bytes(cells.text("model"), cells.text("weight_quant"), _ranks(cells)),
         consumed=consumed,
         value_bytes=4 if float32 else 2,
+        kv_cache_dtype=cells.text("kv_cache_dtype").lower(),
         confirmed_token_bytes=_confirmed(model),
+        unread=tuple(cells.unread.items()),
     )
 
 
@@ -216,42 +187,43 @@ def _confirmed(model: Row | None) -> int | None:
     return shapes.count(model, "kv_bytes_per_token_bf16_tp1", 0)
 
 
-def _total(cells: _Cells) -> tuple[int | None, str]:
-    """What CUDA reports, and from where: "report", or what the card's name tells."""
-    if reported := cells.gib("gpu_mem_gib"):
-        return reported, "report"
-    return reports.card_total(cells.text("gpu"), cells.text("notes"))
+def _ranks(cells: Cells) -> int:
+    return (cells.count("tp", most=_MOST_RANKS) or 1) * (cells.count("pp", most=_MOST_RANKS) or 1)
 
 
-def _weights(cells: _Cells, model: Row | None, shape: ModelShape) -> int | None:
+def _reported_weights(cells: Cells) -> int | None:
+    return cells.gib("weights_gib", _LEAST_WEIGHTS_GIB, _MOST_GIB)
+
+
+def _weights(cells: Cells, model: Row | None, shape: ModelShape) -> int | None:
     """Of one rank: as the report says, else the stored bytes, else counted from the architecture. None where nobody says
     whether the checkpoint is quantised: a guess would be off by a factor."""
-    if (reported := cells.gib("weights_gib")) is not None:
+    if (reported := _reported_weights(cells)) is not None:
         return reported
     if model is None:
         return None
-    ranks = (cells.count("tp") or 1) * (cells.count("pp") or 1)
+    ranks = _ranks(cells)
     quantization = cells.text("weight_quant") or model["quantization_seen"]
     made_at_start = re.search(r"runtime|load-time|online", cells.text("weight_quant"))
     if (stored := model["safetensors_gib"]) and not made_at_start:
-        return int(shapes.number(model, "safetensors_gib", stored) * GIB) // ranks
+        return int(float(stored) * GIB) // ranks
     if not quantization:
         return None
     expert_ranks = (cells.count("gpu_count") or 1) if re.search(r"\bEP\b", cells.text("notes")) else ranks
     return shapes.weight_bytes(model, shape, quantization, ranks, expert_ranks)
 
 
-def _load(cells: _Cells, shape: ModelShape, weights: int, minor: int, engine_v0: bool, total: int | None) -> EngineLoad:
+def _load(cells: Cells, shape: ModelShape, weights: int, minor: int, engine_v0: bool, total: int | None) -> EngineLoad:
     notes, gpu = cells.text("notes"), cells.text("gpu")
-    pipeline = cells.count("pp") or 1
+    pipeline = cells.count("pp", most=_MOST_RANKS) or 1
     seqs, batch = reports.default_batch(gpu, total or 0, minor, engine_v0)
     return EngineLoad(
         shape=shape,
         weight_bytes=weights,
-        tensor_parallel_size=cells.count("tp") or 1,
+        tensor_parallel_size=cells.count("tp", most=_MOST_RANKS) or 1,
         max_num_seqs=cells.count("max_num_seqs") or seqs,
         max_num_batched_tokens=_batched_tokens(cells, shape, batch, engine_v0),
-        kv_cache_dtype="FP8" if cells.text("kv_cache_dtype").startswith("fp8") else "BF16",
+        kv_cache_dtype="FP8" if _EIGHT_BITS_OR_LESS.match(cells.text("kv_cache_dtype")) else "BF16",
         nvlink=reports.has_nvlink(gpu),
         enforce_eager=cells.text("enforce_eager").lower() in ("true", "1"),
         pipeline_parallel_size=pipeline,
@@ -263,7 +235,7 @@ def _load(cells: _Cells, shape: ModelShape, weights: int, minor: int, engine_v0:
     )
 
 
-def _batched_tokens(cells: _Cells, shape: ModelShape, default: int, engine_v0: bool) -> int:
+def _batched_tokens(cells: Cells, shape: ModelShape, default: int, engine_v0: bool) -> int:
     """Engine V0 prefilled a whole prompt at once, up to 32,768 tokens; above, in chunks."""
     if given := cells.count("max_num_batched_tokens"):
         return given

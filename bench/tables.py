@@ -22,14 +22,16 @@ def print_table(rows: Sequence[Evaluated]) -> None:
     print(
         f"{'group':32}{'rows':>6}"
         + "".join(f"{title:>15}" for _, title, _ in _COLUMNS)
-        + f"{'in 90 %':>10}{'foreseen':>10}"
+        + f"{'in 90 %':>10}{'foreseen':>10}{'false alarms':>14}"
     )
     for name, members in groups.items():
         figures = group_of(members)
         cells = "".join(f"{_text(figures[figure], form):>15}" for figure, _, form in _COLUMNS)
         replays = [row.replayed for row in members if row.replayed]
         inside = _text(sum(one.is_in_interval for one in replays) / len(replays) if replays else None, "%")
-        print(f"{name:32}{len(members):>6}{cells}{inside:>10}{figures['failures_foreseen']:>7}/{figures['failures']}")
+        foreseen = f"{figures['failures_foreseen']}/{figures['failures']}"
+        alarms = f"{figures['false_alarms']}/{figures['started']}"
+        print(f"{name:32}{len(members):>6}{cells}{inside:>10}{foreseen:>10}{alarms:>14}")
     print("\nlargest errors (expected less real, GiB):")
     for row in sorted((row for row in rows if row.replayed), key=_error, reverse=True)[:12]:
         start_up, one = row.start_up, row.replayed
@@ -62,7 +64,7 @@ def print_peers(rows: Sequence[Evaluated]) -> None:
     usable = [row.replayed for row in rows if row.replayed]
     failures = [row.start_up for row in rows if row.start_up.failed_for_memory]
     print(
-        f"{'planner':20}{'non-KV p50':>12}{'p90':>9}{'GiB p50':>10}{'p90':>8}{'over-promised':>15}{'promised/real':>15}{'foreseen':>10}"
+        f"{'planner':20}{'non-KV p50':>12}{'p90':>9}{'GiB p50':>10}{'p90':>8}{'over-promised':>15}{'promised/real':>15}{'foreseen':>10}{'false alarms':>14}"
     )
     ours = group_of(rows)
     entries: list[tuple[str, list[tuple[float, float]], float, float | None, int]] = [

@@ -11,10 +11,9 @@ residuals: docs/design/overheads.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from kubequant.planning import kv_cache
-from kubequant.planning.engines.overheads import Overheads, capture_sizes
+from kubequant.planning.engines.overheads import ExpertKernel, Overheads, capture_sizes
 from kubequant.planning.values import CacheKind, Evidence, Measurement, MemoryBudget, ModelShape
 
 _UTILIZATION_STEPS = 1000
@@ -43,14 +42,6 @@ class Speculation:
 
     num_speculative_tokens: int
     draft_weight_bytes: int = 0
-
-
-class ExpertKernel(StrEnum):
-    """What runs the experts of a mixture; the three differ in the buffers that they need."""
-
-    TRITON = "Triton"
-    MXFP4 = "MXFP4"  # gives its buffers back
-    DEEP_GEMM = "DeepGEMM"  # FP8 in blocks on compute capability 9.0 and 10.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Each constant has a cause; docs/design/overheads.md says which and how well it e
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cache
 
 from kubequant.planning.values import Evidence
@@ -13,6 +14,14 @@ from kubequant.planning.values import Evidence
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
+
+
+class ExpertKernel(StrEnum):
+    """What runs the experts of a mixture; the three differ in the buffers that they need."""
+
+    TRITON = "Triton"
+    MXFP4 = "MXFP4"  # gives its buffers back
+    DEEP_GEMM = "DeepGEMM"  # FP8 in blocks on compute capability 9.0 and 10.0
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kubequant.planning.engines.overheads import SINCE_0_30, Overheads
+from kubequant.planning.engines.overheads import SINCE_0_30, ExpertKernel, Overheads
 from kubequant.planning.engines.overheads import capture_sizes as capture_sizes
-from kubequant.planning.memory import ExpertKernel
 from kubequant.planning.values import (
     CacheKind,
     ComputeCapability,
