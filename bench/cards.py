@@ -41,7 +41,11 @@ def card_total(gpu: str, notes: str) -> CardTotal:
     fitting = [known for known in named if size is None or _has_size(known, size)]
     if not fitting:
         said = size or _class_size(f"{gpu}; {notes}")
-        known = f"the cards of that name do not have {size} GB" if named else f"no card of the table is named in {gpu[:60]!r}"
+        known = (
+            f"the cards of that name do not have {size} GB"
+            if named
+            else f"no card of the table is named in {gpu[:60]!r}"
+        )
         return _of_class(said, known if gpu else "gpu is empty")
     if any(known.memory_bytes is None for known in fitting):
         return CardTotal(None, reason=f"{fitting[0].product} shares the machine's memory")

@@ -7,9 +7,11 @@ import re
 _TEXTS = (
     r"out of memory", r"outofmemory(error)?", r"\boom\b", r"\boomed\b", r"cuda oom", r"oom killed",
     r"(insufficient|not enough|too little|lack of|want of|ran out of) ((gpu|cuda|device|video|free|available) )*(memory|vram)",
-    r"(insufficient|not enough|too little|no|negative|no available|no free) (space for )?(the )?kv( cache)?( blocks?| space| memory| left)*\s*($|[.,;:()])",
+    r"(insufficient|not enough|too little|no|negative|no available|no free) "
+    r"(space for )?(the )?kv( cache)?( blocks?| space| memory| left)*\s*($|[.,;:()])",
     r"kv( cache)? (is )?(too small|negative|insufficient|does not fit|exhausted)", r"too small for (the )?(max|kv)",
-    r"(kv|cache)( cache)?( blocks?)? (is |are )?negative", r"no available (kv|memory)", r"no available memory for the cache blocks", r"no (free |gpu |cache )*blocks",
+    r"(kv|cache)( cache)?( blocks?)? (is |are )?negative", r"no available (kv|memory)", r"no available memory for the cache blocks",
+    r"no (free |gpu |cache )*blocks",
     r"max seq len (gt|exceeds?|larger than|above) kv", r"larger than the (available|maximum number of tokens)",
     r"estimated max(imum)? model length", r"mamba cache blocks",
     r"free memory", r"less than desired gpu memory utilization", r"not enough memory",
@@ -17,7 +19,9 @@ _TEXTS = (
     r"failed to allocate", r"unable to allocate", r"tried to allocate",
 )  # fmt: skip
 _MEMORY = re.compile("|".join(f"(?:{text})" for text in _TEXTS))
-_OTHER_CAUSE = re.compile(r"\b(nccl|timed? ?out|timeout|unrecogni[sz]ed arguments?|invalid arguments?|not supported|unsupported)\b")
+_OTHER_CAUSE = re.compile(
+    r"\b(nccl|timed? ?out|timeout|unrecogni[sz]ed arguments?|invalid arguments?|not supported|unsupported)\b"
+)
 _SURE = re.compile(r"out of memory|outofmemory|\boom\b|tried to allocate")
 
 

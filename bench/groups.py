@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.layout import check_token_bytes
 from bench.peers import kind_of
-from bench.replay import Replay, check_token_bytes, foreseen, replay, unusable
+from bench.replay import Replay, foreseen, replay, unusable
 from bench.startups import GIB, StartUp, read_startups
 from kubequant.planning.values import CacheKind
 

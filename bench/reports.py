@@ -1,5 +1,4 @@
-"""What a report of a start-up leaves out, told from what it says: the release from a date, flags from the engine's defaults.
-"""
+"""What a report of a start-up leaves out, told from what it says: the release from a date, flags from the engine's defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from kubequant.planning.memory import ExpertKernel, Lora, Speculation
 GIB = 1024**3
 
 _ENGINE_V0 = 7  # the last minor version whose default engine was V0, for reports that say V0 and nothing else
-_UNKNOWN_MINOR = 24  # between older and newer releases in what it takes on a large card, like both on a small one
+UNKNOWN_MINOR = 24  # between older and newer releases in what it takes on a large card, like both on a small one
 _HIGHER_UTILIZATION_SINCE = 20
 _LARGE_GIB = 70
 _VERY_LARGE_GIB = 160
@@ -22,12 +21,21 @@ _RELEASES = (
 )  # fmt: skip
 """(year, month, minor version that people ran from then on): for reports that give a date and no version."""
 
+_THREADS = (
+    (11500, 7), (14000, 8), (17500, 9), (20500, 10), (26000, 11), (29500, 12), (31500, 14), (33700, 15), (35500, 17), (38500, 19),
+    (41000, 20), (44000, 22), (46500, 24), (49500, 27), (52500, 29),
+)  # fmt: skip
+"""(number of an issue or pull request of vLLM, minor version of the time it was opened): for reports that link one and give no date."""
+
+_FOUR_DECIMALS_UNTIL = 10
+"""Engines until 0.11 print weights with four decimals; of those, V0 prints the card's memory beside them."""
+
 _FIRST_MINORS = (("qwen3.5", 16), ("qwen3.6", 19), ("gemma-4", 19), ("qwen3.8", 26))
 """Families that no earlier release can run."""
 
-_NVLINK = re.compile(r"\b(H100|H200|H800|H20|GH200|A100|A800|B200|B300|GB200|V100|80GB|MI300X)")
-_TURING = re.compile(r"\b(T4|V100|sm_7\d)|Turing|Volta|RTX 20\d\d")
-_DEEP_GEMM_CARDS = re.compile(r"\b(H100|H200|H800|H20|GH200|B200|B300|GB200)")
+_NVLINK = re.compile(r"\b(H100|H200|H800|H20|GH200|A100|A800|B200|B300|GB200|V100|80GB|MI300X)", re.IGNORECASE)
+_TURING = re.compile(r"\b(T4|V100|sm_7\d)|Turing|Volta|RTX 20\d\d", re.IGNORECASE)
+_DEEP_GEMM_CARDS = re.compile(r"\b(H100|H200|H800|H20|GH200|B200|B300|GB200)", re.IGNORECASE)
 _UNIFIED = re.compile(r"GB10|DGX Spark|Jetson|Thor|unified", re.IGNORECASE)
 
 
@@ -36,15 +44,17 @@ def is_engine_v0(minor: int, notes: str) -> bool:
     return bool(re.search(r"\bV0\b", notes)) or minor <= _ENGINE_V0
 
 
-def minor_version(version: str, notes: str, model: str = "") -> tuple[int, bool]:
-    """(minor version of vLLM 0.x, whether the report names it). Else it is told from the notes: an approximate version, the
-    engine's generation, a date; last, that of most reports."""
-    minor, known = _told_version(version, notes)
+def minor_version(
+    version: str, notes: str, model: str = "", url: str = "", printed_weights: str = "", printed_memory: str = ""
+) -> tuple[int, bool]:
+    """(minor version of vLLM 0.x, whether the report names it). Else it is told by what is there: an approximate version, the engine's
+    generation, a date, the number of a linked thread, how the log prints figures; last, that of most reports."""
+    minor, known = _told_version(version, notes, url, printed_weights, printed_memory)
     first = next((first for words, first in _FIRST_MINORS if words in model.lower()), 0)
     return (minor, True) if known else (max(minor, first), False)
 
 
-def _told_version(version: str, notes: str) -> tuple[int, bool]:
+def _told_version(version: str, notes: str, url: str, printed_weights: str, printed_memory: str) -> tuple[int, bool]:
     if match := re.match(r"v?0\.(\d+)", version):
         return int(match[1]), True
     if match := re.search(r"vLLM ?<= ?0\.(\d+)|\bv0\.(\d+)|~0\.(\d+)(?=/|\)|\.\d)", notes):
@@ -54,9 +64,14 @@ def _told_version(version: str, notes: str) -> tuple[int, bool]:
     if date := _date(notes):
         reached = [minor for year, month, minor in _RELEASES if (year, month) <= date]
         return (reached[-1] if reached else _ENGINE_V0 - 1), False
+    if re.fullmatch(r"\d+\.\d{4}", printed_weights):
+        return (_ENGINE_V0 if printed_memory else _FOUR_DECIMALS_UNTIL), False
+    if match := re.search(r"vllm-project/vllm/(?:issues|pull)/(\d+)", url):
+        reached = [minor for number, minor in _THREADS if number <= int(match[1])]
+        return (reached[-1] if reached else _ENGINE_V0 - 1), False
     if re.search(r"graph (memory |estimate )?[0-9.]* ?(GiB )?subtracted", notes):
         return 24, False
-    return _UNKNOWN_MINOR, False
+    return UNKNOWN_MINOR, False
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -77,7 +92,7 @@ def default_batch(gpu: str, total_bytes: int, minor: int, engine_v0: bool) -> tu
         return 256, 2048
     if total_bytes >= _VERY_LARGE_GIB * GIB and minor >= 30:
         return 1024, 16384
-    large = total_bytes >= _LARGE_GIB * GIB and "A100" not in gpu and not is_unified(gpu)
+    large = total_bytes >= _LARGE_GIB * GIB and "A100" not in gpu.upper() and not is_unified(gpu)
     return (1024, 8192) if large else (256, 2048)
 
 

@@ -16,7 +16,7 @@ from bench.cards import CardTotal, card_total
 from bench.cells import GIB, BadData, Cells, Row, read_table
 from bench.failures import means_memory
 from kubequant.planning.engines.overheads import Overheads, overheads_of
-from kubequant.planning.memory import EngineLoad
+from kubequant.planning.memory import EngineLoad, non_torch_bytes
 from kubequant.planning.values import CacheKind, ModelShape
 
 __all__ = ["GIB", "BadData", "StartUp", "read_startups"]
@@ -24,7 +24,7 @@ __all__ = ["GIB", "BadData", "StartUp", "read_startups"]
 STARTUP_COLUMNS = (
     "id", "model", "gpu", "gpu_count", "gpu_mem_gib", "tp", "pp", "vllm_version", "weight_quant", "kv_cache_dtype", "max_model_len",
     "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "enforce_eager", "weights_gib", "available_kv_gib",
-    "kv_tokens", "failure", "notes",
+    "kv_tokens", "failure", "url", "notes",
 )  # fmt: skip
 MODEL_COLUMNS = (
     *shapes.COLUMNS,
@@ -43,6 +43,8 @@ MODEL_COUNTS = (
 
 _CONSUMED = re.compile(r"weights_gib is .?consumed", re.IGNORECASE)
 """The weights column then holds non-torch memory too (engines since 0.27 print the two as one)."""
+
+_PRINTS_CONSUMED_SINCE = 27
 
 _EIGHT_BITS_OR_LESS = re.compile("fp8|int8|int4|nvfp4|turboquant", re.IGNORECASE)
 
@@ -106,7 +108,10 @@ def read_startups(startups: Path, models: Path) -> list[StartUp]:
     """All rows of `startups`, in order. Raises BadData."""
     known = {row["model"].lower(): _readable(row) for _, row in read_table(models, MODEL_COLUMNS, "model")}
     rows = read_table(startups, STARTUP_COLUMNS, "id")
-    return [_start_up(Cells({**row, "id": row["id"] or f"line {line}"}), known.get(row["model"].lower())) for line, row in rows]
+    return [
+        _start_up(Cells({**row, "id": row["id"] or f"line {line}"}), known.get(row["model"].lower()))
+        for line, row in rows
+    ]
 
 
 def _readable(model: Row) -> Row:
@@ -123,7 +128,9 @@ def _readable(model: Row) -> Row:
 
 def _start_up(cells: Cells, model: Row | None) -> StartUp:
     notes, gpu = cells.text("notes"), cells.text("gpu")
-    minor, version_known = reports.minor_version(cells.text("vllm_version"), notes, cells.text("model"))
+    minor, version_known = reports.minor_version(
+        *map(cells.text, ("vllm_version", "notes", "model", "url", "weights_gib", "gpu_mem_gib"))
+    )
     engine_v0 = reports.is_engine_v0(minor, notes)
     reported_total = cells.gib("gpu_mem_gib", _LEAST_CARD_GIB, _MOST_GIB)
     card = CardTotal(reported_total) if reported_total else card_total(gpu, notes)
@@ -131,7 +138,8 @@ def _start_up(cells: Cells, model: Row | None) -> StartUp:
     shape = shapes.shape_of(model, cells.text("model"), reports.multimodal_off(notes))
     weights = _weights(cells, model, shape)
     load = _load(cells, shape, weights or 0, minor, engine_v0, total)
-    overheads, consumed = overheads_of(minor), bool(_CONSUMED.search(notes))
+    overheads = overheads_of(minor)
+    consumed = bool(_CONSUMED.search(notes)) or _holds_non_torch(cells, model, load, overheads, minor)
     float32 = "dtype float32" in notes
     if float32:
         wider_logits = overheads.sampler_bytes_per_logit + 2
@@ -195,6 +203,16 @@ def _reported_weights(cells: Cells) -> int | None:
     return cells.gib("weights_gib", _LEAST_WEIGHTS_GIB, _MOST_GIB)
 
 
+def _holds_non_torch(cells: Cells, model: Row | None, load: EngineLoad, overheads: Overheads, minor: int) -> bool:
+    """Engines since 0.27 print weights and non-torch memory as one. Which of the two a report gives is told by the checkpoint's size."""
+    reported = _reported_weights(cells)
+    if minor < _PRINTS_CONSUMED_SINCE or reported is None or model is None or not model["safetensors_gib"]:
+        return False
+    beyond = reported - float(model["safetensors_gib"]) * GIB / _ranks(cells)
+    other = non_torch_bytes(load, overheads)
+    return other / 2 < beyond < 2 * other
+
+
 def _weights(cells: Cells, model: Row | None, shape: ModelShape) -> int | None:
     """Of one rank: as the report says, else the stored bytes, else counted from the architecture. None where nobody says
     whether the checkpoint is quantised: a guess would be off by a factor."""
@@ -225,7 +243,7 @@ def _load(cells: Cells, shape: ModelShape, weights: int, minor: int, engine_v0: 
         max_num_batched_tokens=_batched_tokens(cells, shape, batch, engine_v0),
         kv_cache_dtype="FP8" if _EIGHT_BITS_OR_LESS.match(cells.text("kv_cache_dtype")) else "BF16",
         nvlink=reports.has_nvlink(gpu),
-        enforce_eager=cells.text("enforce_eager").lower() in ("true", "1"),
+        enforce_eager=cells.text("enforce_eager").lower() in ("true", "1", "yes"),
         pipeline_parallel_size=pipeline,
         flashinfer_sampler=reports.has_flashinfer_sampler(gpu, notes),
         expert_kernel=reports.expert_kernel(cells.text("weight_quant"), gpu),

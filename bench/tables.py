@@ -64,7 +64,7 @@ def print_peers(rows: Sequence[Evaluated]) -> None:
     usable = [row.replayed for row in rows if row.replayed]
     failures = [row.start_up for row in rows if row.start_up.failed_for_memory]
     print(
-        f"{'planner':20}{'non-KV p50':>12}{'p90':>9}{'GiB p50':>10}{'p90':>8}{'over-promised':>15}{'promised/real':>15}{'foreseen':>10}{'false alarms':>14}"
+        f"{'planner':20}{'non-KV p50':>12}{'p90':>9}{'GiB p50':>10}{'p90':>8}{'over-promised':>15}{'promised/real':>15}{'foreseen':>10}"
     )
     ours = group_of(rows)
     entries: list[tuple[str, list[tuple[float, float]], float, float | None, int]] = [

@@ -31,6 +31,9 @@ _NVLINK_OF_DATA_CENTRES_GB_S = 300
 """Workstation cards (3090, A6000) have a bridge of 113 GB/s between two, which few machines have."""
 
 
+_ANOTHER_CARD = frozenset(("TI", "SUPER", "D", "LAPTOP", "MOBILE"))
+
+
 @dataclass(frozen=True)
 class KnownGpu:
     """A row of the table. None where it says nothing. Rates are a second; `mig_slices` is how many compute slices the card has."""
@@ -205,7 +208,7 @@ def find_gpu(name: str, table: GpuTable) -> KnownGpu:
     if exact := by_name.get(name.strip().upper().replace(" ", "-")):
         return exact
     asked = _words(name)
-    fitting = [known for known in table.rows.values() if asked and asked <= _words(known.product)]
+    fitting = [known for known in table.rows.values() if asked and _is_meant(asked, _words(known.product))]
     same = [known for known in fitting if asked == _words(known.product)]
     if len(same or fitting) == 1:
         return (same or fitting)[0]
@@ -221,6 +224,11 @@ def find_gpu(name: str, table: GpuTable) -> KnownGpu:
         f"no GPU called {name[:64]!r} is in the table{hint}. `kubequant gpus --known` lists all; gpuTable in the configuration adds to them",
         near,
     )
+
+
+def _is_meant(asked: frozenset[str], words: frozenset[str]) -> bool:
+    """A 2080 is no 2080 Ti: what makes another card must be said, what only tells its make may be left out."""
+    return asked <= words and not (words - asked) & _ANOTHER_CARD
 
 
 def _words(name: str) -> frozenset[str]:

@@ -152,3 +152,10 @@ def test_old_drivers_leave_the_maker_s_name_out() -> None:
     (gpu,) = fleet_of([node("A100-SXM4-40GB", memory_mib=39538, capability="8.0")]).classes
     assert gpu.bandwidth_bytes_per_second == 1555 * 10**9
     assert gpu.product == "A100-SXM4-40GB", "pods select by what the label says"
+
+
+@pytest.mark.parametrize("name", ["RTX 2080", "RTX-4070-Ti"])
+def test_what_makes_another_card_must_be_said(name: str) -> None:
+    """The table has the 2080 Ti and the 4070 Ti SUPER, which have other memory."""
+    with pytest.raises(GpuNotFoundError, match="is in the table"):
+        find_gpu(name, TABLE)
