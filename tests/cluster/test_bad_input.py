@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.repositories import add_awq
 from tests.fakehub import FakeHub, Fault, rate_limited
-from tests.fakehub import quantized_headers as quantized
-from tests.fakehub.standard import model as fake_model
-from tests.fakehub.tensors import model_tensors
 from tests.harness import Installation, OperatorProcess, QuantizedModelBuilder, make_model, wait_for
 from tests.harness.installation import OWNED, OWNED_RESOURCES
 from tests.localcluster import Cluster
@@ -228,13 +226,6 @@ def test_a_growing_fleet_is_noticed(
         here.wait_condition("large", "Ready", "True")
         assert here.status("large")["plan"]["gpuProduct"].startswith("NVIDIA-A100")
         assert hub.requests.count() == asked, "facts are known: a change of the fleet asks the Hub nothing"
-
-
-def add_awq(hub: FakeHub, repository: str) -> str:
-    """A repository that the operator has not seen yet."""
-    tensors = quantized.awq_gemm(model_tensors("qwen2.5-7b"))
-    hub.add(fake_model(repository, "qwen2.5-7b-awq", tensors, {"license": "apache-2.0"}))
-    return repository
 
 
 def assert_stalled(installation: Installation, namespace: str, reason: str, message: str, name: str = "m") -> None:

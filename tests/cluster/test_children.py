@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.repositories import add_awq
 from tests.fakehub import FakeHub
 from tests.harness import Installation, OperatorProcess, RefusedByServerError, make_model, wait_for
 from tests.harness.api_server import path_of
@@ -143,9 +144,12 @@ def test_a_foreign_child_is_a_conflict_and_left_untouched(
 
 
 def test_a_ready_model_is_left_alone(ready: Installation, hub: FakeHub, namespace: str) -> None:
-    ready.apply(make_model("n", namespace).replicas(2))
+    # A repository of its own: models that other tests left refused are looked at again with every full list.
+    repository = add_awq(hub, "example/left-alone")
+    ready.apply(make_model("n", namespace).repository(repository).replicas(2))
     ready.wait_condition("n", "Ready", "True", namespace=namespace)
-    since, asked = ready.now(), hub.requests.count()
+    since, asked = ready.now(), hub.requests.select(repository)
+    assert asked
     time.sleep(IDLE_SECONDS)  # it is this time that is measured
     written = [
         entry.key
@@ -153,7 +157,7 @@ def test_a_ready_model_is_left_alone(ready: Installation, hub: FakeHub, namespac
         if entry.namespace == namespace and entry.key.verb in WRITES
     ]
     assert written == []
-    assert hub.requests.count() == asked
+    assert hub.requests.select(repository) == asked
 
 
 def test_creating_costs_the_children_and_four_writes(
