@@ -19,7 +19,10 @@ from kubequant.planning.kv_cache import kv_layout, state_bytes, token_bytes
 from kubequant.planning.values import CacheKind, ModelShape
 from tests.engines.oracle import OracleAnswer, OracleModel, describe_with_vllm
 
-pytestmark = pytest.mark.engine
+# The first test of the module asks the engine everything, where nobody has yet.
+FIRST_TIME_SECONDS = 3600
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(FIRST_TIME_SECONDS)]
 
 CONFIGS: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text())

@@ -19,7 +19,10 @@ from tests.engines.environments import run_in, vllm_environment
 from tests.engines.oracle import OracleAnswer, OracleModel, describe_with_vllm
 from tests.unit.planning.models import ModelBuilder, model
 
-pytestmark = pytest.mark.engine
+# The first test of the module asks the engine everything, where nobody has yet.
+FIRST_TIME_SECONDS = 3600
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(FIRST_TIME_SECONDS)]
 
 LIST_HEADERS = Path(__file__).parents[1] / "engines" / "scripts" / "list_headers.py"
 ARCHITECTURES = Path(__file__).parents[1] / "data" / "architectures"
@@ -75,7 +78,7 @@ def headers() -> Mapping[str, list[list[Any]] | str]:
     for start in range(0, len(NAMES), AT_ONCE):
         batch = NAMES[start : start + AT_ONCE]
         asked = json.dumps([config(name) for name in batch])
-        output = run_in(vllm_environment(), [str(LIST_HEADERS)], stdin=asked, timeout_seconds=300)
+        output = run_in(vllm_environment(), [str(LIST_HEADERS)], stdin=asked, timeout_seconds=1800)
         found |= dict(zip(batch, json.loads(output.splitlines()[-1]), strict=True))
     return found
 

@@ -28,7 +28,10 @@ from kubequant.planning.values import Experts, ModelFacts, ModelShape, TensorCla
 from tests.engines.cache import content_key, made_once, report
 from tests.engines.environments import LLM_COMPRESSOR_REQUIREMENTS, llm_compressor_environment, run_in
 
-pytestmark = pytest.mark.engine
+# The first test of the module asks the engine everything, where nobody has yet.
+FIRST_TIME_SECONDS = 3600
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(FIRST_TIME_SECONDS)]
 
 SCRIPT = Path(__file__).parents[1] / "engines" / "scripts" / "quantize_tiny.py"
 OTHER_FILES_BYTES = 1000
@@ -75,7 +78,7 @@ def _make(folder: Path, jobs: str) -> None:
             "OMP_NUM_THREADS": "1",  # threads of so small models only wait for each other: minutes on a busy machine
         }
         arguments = [str(SCRIPT), str(folder)]
-        run_in(llm_compressor_environment(), arguments, timeout_seconds=600, stdin=jobs, variables=variables)
+        run_in(llm_compressor_environment(), arguments, timeout_seconds=1800, stdin=jobs, variables=variables)
 
 
 @pytest.mark.parametrize(("base", "scheme", "method"), MADE)

@@ -14,7 +14,7 @@ from tests.engines.environments import VLLM_REQUIREMENTS, run_in, vllm_environme
 
 _SCRIPT = Path(__file__).parent / "scripts" / "describe_models.py"
 _MODELS_A_PROCESS = 40  # vLLM keeps something of every model, and a process that dies takes fewer with it
-_TIMEOUT_SECONDS = 600
+_TIMEOUT_SECONDS = 1800  # cold, beside another lane, on two cores; quiet, a tenth of it
 
 
 @dataclass(frozen=True)
