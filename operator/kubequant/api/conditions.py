@@ -42,6 +42,11 @@ class Reason(StrEnum):
     CORRUPT_CHECKPOINT = "CorruptCheckpoint"
     UNSUPPORTED_QUANTIZATION = "UnsupportedQuantization"  # bitsandbytes, act-order GPTQ with groups, ...
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
+    INSPECTING = "Inspecting"  # a Job reads what the operator may not
+    INSPECTION_FAILED = "InspectionFailed"
+    CLAIM_NOT_FOUND = "ClaimNotFound"  # the PersistentVolumeClaim that the model names
+    REVISION_MOVED = "RevisionMoved"  # the branch or tag names another commit than the one pinned
+    REPOSITORY_CHANGED = "RepositoryChanged"  # between two reads of one commit
     HUB_THROTTLED = "HubThrottled"
     HUB_UNAVAILABLE = "HubUnavailable"
 
@@ -59,7 +64,8 @@ class Reason(StrEnum):
 
     # CheckpointReady
     EXISTING = "Existing"  # the repository named is the checkpoint
-    NO_CHECKPOINT = "NoCheckpoint"  # the plan needs one that nobody has named
+    FOUND = "Found"  # by discovery: a quantised checkpoint of the model named
+    NO_CHECKPOINT = "NoCheckpoint"  # the plan needs one that nobody has named and discovery has not found
 
     # Available
     ALL_REPLICAS_READY = "AllReplicasReady"
@@ -75,6 +81,8 @@ class Reason(StrEnum):
     CONFIGURATION_MISSING = "ConfigurationMissing"  # a Secret or ConfigMap that the pod names
     DOWNLOAD_FAILED = "DownloadFailed"
     DOWNLOAD_ACCESS_DENIED = "DownloadAccessDenied"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"  # a file is not the one whose digest was pinned
+    VOLUME_PENDING = "VolumePending"  # the cache volume's claim is not bound
     DISK_FULL = "DiskFull"
     GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
     CONTAINER_OUT_OF_MEMORY = "ContainerOutOfMemory"

@@ -8,9 +8,9 @@ Refusals are CEL rules with a sentence, not patterns: the API server shows the s
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 from kubequant.api.schema import cel, validations
@@ -127,11 +127,61 @@ class SecretKeyRef(Part):
     ] = Field(description="Key within the Secret that holds the token.")
 
 
-class ModelSource(Part):
-    """Which model: a repository of the Hugging Face Hub (or of the mirror that the operator is configured for)."""
+class ClaimSource(Part):
+    """A folder of a PersistentVolumeClaim in the model's own namespace. The operator never opens it: a Job and the pods do, read-only."""
 
-    repository: RepositoryName = Field(
-        description="Repository, organisation/name. One that is quantised already is served as it is."
+    claim_name: DnsName = Field(description="Name of the PersistentVolumeClaim.")
+    path: (
+        Annotated[
+            str,
+            text(
+                512,
+                cel(
+                    "self.matches('^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$') && !self.contains('..')",
+                    "`path` must be a relative path within the volume: letters, digits, `.`, `_`, `-` and `/`, no `..`",
+                ),
+            ),
+        ]
+        | None
+    ) = Field(None, description="Folder within the volume that holds config.json; its top when left out.")
+
+
+_EXACTLY_ONE = cel(
+    "has(self.repository) != has(self.persistentVolumeClaim)",
+    "exactly one of `repository` and `persistentVolumeClaim` must be given",
+)
+_REVISION_OF_REPOSITORY = cel("!has(self.revision) || has(self.repository)", "`revision` belongs to a `repository`")
+
+
+class OneSource(Part):
+    """Base of what names either a repository or a volume's folder. The API server checks by CEL; whoever parses elsewhere, here."""
+
+    repository: RepositoryName | None
+    persistent_volume_claim: ClaimSource | None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.repository is None) == (self.persistent_volume_claim is None):
+            raise ValueError("exactly one of repository and persistentVolumeClaim must be given")
+        return self
+
+
+class ModelSource(OneSource):
+    """Which model: a repository of the Hugging Face Hub (or of the mirror that the operator is configured for), or files that are here already."""
+
+    model_config = ConfigDict(
+        json_schema_extra=validations(
+            _EXACTLY_ONE,
+            _REVISION_OF_REPOSITORY,
+            cel("!has(self.tokenSecretRef) || has(self.repository)", "`tokenSecretRef` belongs to a `repository`"),
+        )
+    )
+
+    repository: RepositoryName | None = Field(
+        None, description="Repository, organisation/name. One that is quantised already is served as it is."
+    )
+    persistent_volume_claim: ClaimSource | None = Field(
+        None, description="A model's folder in place of a repository; read by a Job, mounted read-only by the pods."
     )
     revision: Revision | None = Field(
         None, description="Branch, tag or commit; main when left out. Pinned to a commit once, when planned."
@@ -163,11 +213,23 @@ class Method(StrEnum):
     ROUND_TO_NEAREST = "RoundToNearest"
 
 
-class CheckpointSource(Part):
-    """Exactly this quantised repository is served."""
+class CheckpointSource(OneSource):
+    """Exactly this quantised checkpoint is served."""
 
-    repository: RepositoryName = Field(description="Repository of the quantised checkpoint, organisation/name.")
+    model_config = ConfigDict(json_schema_extra=validations(_EXACTLY_ONE, _REVISION_OF_REPOSITORY))
+
+    repository: RepositoryName | None = Field(
+        None, description="Repository of the quantised checkpoint, organisation/name."
+    )
     revision: Revision | None = Field(None, description="Branch, tag or commit; main when left out.")
+    persistent_volume_claim: ClaimSource | None = Field(None, description="The checkpoint's folder in a volume.")
+
+
+class Discovery(StrEnum):
+    """Whether published checkpoints of a model in 16 bit are looked for."""
+
+    TRUSTED = "Trusted"
+    DISABLED = "Disabled"
 
 
 class Quantization(Part):
@@ -182,6 +244,11 @@ class Quantization(Part):
         None, description="Auto (default), or how the checkpoint was made; decides the layout of one that is planned."
     )
     checkpoint: CheckpointSource | None = Field(None, description="Serve this checkpoint of the model.")
+    discovery: Discovery | None = Field(
+        None,
+        description="Trusted (default): quantised checkpoints of the model by publishers that the operator trusts are found, checked "
+        "and compete with it. Disabled: only what is named here is served.",
+    )
 
 
 class KvCacheDtypeName(StrEnum):

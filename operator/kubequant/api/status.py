@@ -11,6 +11,7 @@ from kubequant.api.spec import Part
 MAX_ALTERNATIVES = 8
 MAX_REFUSALS = 16
 MAX_NOTES = 8
+MAX_CANDIDATES = 24
 MAX_MESSAGE = 1024
 
 Word = Annotated[str, Field(max_length=316)]
@@ -136,6 +137,40 @@ class PlanStatus(Part):
     ) = None
 
 
+class CandidateStatus(Part):
+    """A published checkpoint of the model that discovery looked at."""
+
+    repository: Word
+    verdict: Word = Field(description="Chosen, Eligible (trusted, and something else was better) or Rejected.")
+    reason: Word | None = Field(None, description="One word for programs: NotTrusted, TokenizerDiffers, ...")
+    message: Sentence | None = None
+
+
+class DiscoveryStatus(Part):
+    """What was found for the base model, when the plan was made."""
+
+    base: Word = Field(description="The model that was looked for.")
+    considered: Count = Field(description="All candidates, those beyond the list's bound included.")
+    candidates: (
+        Annotated[
+            list[CandidateStatus],
+            Field(max_length=MAX_CANDIDATES, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    notes: (
+        Annotated[list[Sentence], Field(max_length=MAX_NOTES, json_schema_extra={"x-kubernetes-list-type": "atomic"})]
+        | None
+    ) = None
+
+
+class ProgressStatus(Part):
+    """How far a download is that pods wait for."""
+
+    downloaded_bytes: Bytes
+    total_bytes: Bytes
+
+
 class MeasuredStatus(Part):
     """What the running engine says of itself, once a revision."""
 
@@ -160,6 +195,11 @@ class QuantizedModelStatus(Part):
     update_revision: Word | None = Field(None, description="ControllerRevision that is wanted.")
     model_commit: Annotated[str, Field(max_length=64)] | None = None
     checkpoint: Word | None = Field(None, description="Repository that is served.")
+    newer_commit: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="What the branch or tag names now, where that is no longer modelCommit."
+    )
+    discovery: DiscoveryStatus | None = None
+    progress: ProgressStatus | None = None
     plan: PlanStatus | None = None
     measured: MeasuredStatus | None = None
     replicas: Count | None = None

@@ -16,7 +16,7 @@ from kubequant.api.spec import MAX_NAME_LENGTH, KvCacheDtypeName, QuantizedModel
 from kubequant.cli.faults import sentences
 from kubequant.cli.options import Misuse, PlanOptions, read_bounded
 from kubequant.planning.values import Intent, Objective
-from kubequant.reconcile.inputs import intent_of
+from kubequant.reconcile.inputs import intent_of, model_name_of
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 
 MAX_MANIFEST_BYTES = 3_000_000  # the API server takes no larger object
@@ -50,7 +50,7 @@ def asked(options: PlanOptions, folder_name: str | None = None) -> Asked:
     written = _with_flags(spec, options)
     parsed = _parsed(written, options)
     return Asked(
-        name=str(metadata.get("name") or _object_name(parsed.model.repository)),
+        name=str(metadata.get("name") or _object_name(model_name_of(parsed))),
         namespace=str(metadata.get("namespace") or "default"),
         body=written,
         spec=parsed,

@@ -27,7 +27,7 @@ from kubequant.planning.explain import cost_per_million_tokens, headline
 from kubequant.planning.plan import plan
 from kubequant.planning.text import money, rate
 from kubequant.planning.values import ModelFacts, Plan, Refused
-from kubequant.reconcile.inputs import source_of
+from kubequant.reconcile.inputs import VolumeSource, source_of
 from kubequant.reconcile.plan_status import plan_status
 from kubequant.reconcile.status import no_checkpoint
 from kubequant.runtime.profile import engine_profile
@@ -86,9 +86,13 @@ def _check(options: PlanOptions) -> None:
 async def _from_hub(question: Asked, settings: Settings) -> ModelFacts:
     hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=lambda: hub_token(settings))
     try:
-        repository, revision = source_of(question.spec)
+        source = source_of(question.spec)
+        if isinstance(source, VolumeSource):
+            raise Misuse(
+                f"the claim {source.claim} cannot be read from here: plan a copy of it with --model-path FOLDER"
+            )
         has_user_token = question.spec.model.token_secret_ref is not None
-        return await hub.describe(repository, revision, has_user_token=has_user_token)
+        return await hub.describe(source.repository, source.revision, has_user_token=has_user_token)
     finally:
         await hub.close()
 

@@ -20,9 +20,9 @@ from kubequant.planning.values import (
     TensorClass,
 )
 
-VERSION = 2
-_READABLE = (1, 2)
-"""1 knew only dense decoders: what it does not say has the defaults of `values`."""
+VERSION = 3
+_READABLE = (1, 2, 3)
+"""1 knew only dense decoders, 2 neither checksums nor notes: what a version does not say has the defaults of `values`."""
 
 
 def facts_to_json(facts: ModelFacts) -> str:
@@ -39,6 +39,9 @@ def facts_to_json(facts: ModelFacts) -> str:
         "downloadBytes": facts.download_bytes,
         "hasChatTemplate": facts.has_chat_template,
         "predicted": facts.predicted,
+        "checksums": facts.checksums,
+        "maxNewTokens": facts.max_new_tokens,
+        "notes": facts.notes,
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
@@ -80,6 +83,9 @@ def _facts(document: dict[str, Any]) -> ModelFacts:
         download_bytes=document["downloadBytes"],
         has_chat_template=document["hasChatTemplate"],
         predicted=document.get("predicted", False),
+        checksums=document.get("checksums", ""),
+        max_new_tokens=document.get("maxNewTokens"),
+        notes=tuple(document.get("notes", ())),
     )
 
 

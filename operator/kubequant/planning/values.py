@@ -170,6 +170,11 @@ class ModelFacts:
     download_bytes: int  # every file that a pod fetches, weights and tokenizer
     has_chat_template: bool = False
     predicted: bool = False  # nobody has made this checkpoint: its tensors are what quantising `repository` would give
+    checksums: str = (
+        ""  # 64 hex digits over the names and digests of every file that a pod fetches; "" where the hub names none
+    )
+    max_new_tokens: int | None = None  # of generation_config.json: vLLM cuts every answer there
+    notes: tuple[str, ...] = ()  # what a reader should know of the repository: its name contradicts its content, ...
 
     @property
     def weight_bytes(self) -> int:
@@ -180,6 +185,27 @@ class ModelFacts:
     def parameters(self) -> int:
         """Weights of all matrices: packed ones are counted unpacked, scales and zero points not at all."""
         return sum(tensor.weights for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A candidate that discovery did not take. `reason` is one CamelCase word of hub.trust.Rejection, `message` for the user."""
+
+    repository: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What discovery found for a base model at a commit: trusted checkpoints, the most trusted first, and all others with their reasons.
+
+    `notes` say what could not be asked (a mirror without a search, say).
+    """
+
+    checkpoints: tuple[ModelFacts, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class GpuOrigin(StrEnum):

@@ -24,7 +24,7 @@ from kubequant.planning.values import ModelFacts
 from kubequant.reconcile import decision as decisions
 from kubequant.reconcile.decision import Decision
 from kubequant.reconcile.evidence import measured_start_ups
-from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
+from kubequant.reconcile.inputs import VolumeSource, inputs_hash, intent_of, pod_hash, source_of
 from kubequant.reconcile.plan_status import refused_status
 from kubequant.reconcile.records import RevisionRecord, revision_record
 from kubequant.reconcile.server_refusals import as_problem
@@ -134,7 +134,10 @@ class Deciding:
     async def _plan(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, hashes: tuple[str, str]
     ) -> Wanted:
-        repository, revision = source_of(spec)
+        source = source_of(spec)
+        if isinstance(source, VolumeSource):
+            raise Refused(Reason.INSPECTION_FAILED, "volumes cannot be read yet")
+        repository, revision = source.repository, source.revision
         has_token = spec.model.token_secret_ref is not None
         # Who asks for another plan often has just uploaded something: what the Hub said a minute ago will not do.
         asked_anew = bool(snapshot.model.replan)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from kubequant.api.spec import QuantizedModelSpec, Scheme
+from kubequant.api.spec import CheckpointSource, Discovery, ModelSource, QuantizedModelSpec, Scheme
 from kubequant.manifests.names import digest
 from kubequant.planning.values import ComputeCapability, Intent, KvCacheDtype, Objective
 
@@ -26,11 +27,62 @@ def pod_hash(spec: Mapping[str, Any]) -> str:
     return digest(spec.get("pod") or {}, 16)
 
 
-def source_of(spec: QuantizedModelSpec) -> tuple[str, str]:
-    """Repository and revision of the checkpoint that is to be served."""
+@dataclass(frozen=True)
+class RepositorySource:
+    """A repository at a branch, tag or commit."""
+
+    repository: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class VolumeSource:
+    """A folder of a PersistentVolumeClaim in the model's namespace; `path` is relative, "" its top."""
+
+    claim: str
+    path: str
+
+    @property
+    def name(self) -> str:
+        """What the model is called: the folder's name, else the claim's."""
+        return self.path.rpartition("/")[2] or self.claim
+
+
+Source = RepositorySource | VolumeSource
+
+
+def source_of(spec: QuantizedModelSpec) -> Source:
+    """Where what was asked for lies: the checkpoint that is named, else the model."""
     checkpoint = spec.quantization and spec.quantization.checkpoint
-    source = checkpoint or spec.model
-    return source.repository, source.revision or DEFAULT_REVISION
+    return _source(checkpoint or spec.model)
+
+
+def base_of(spec: QuantizedModelSpec) -> Source:
+    """Where the model itself lies, whatever checkpoint is named."""
+    return _source(spec.model)
+
+
+def discovery_is_wanted(spec: QuantizedModelSpec) -> bool:
+    """Whether published checkpoints may be looked for: of a repository of which no checkpoint is named."""
+    quantization = spec.quantization
+    if quantization and (quantization.checkpoint or quantization.discovery is Discovery.DISABLED):
+        return False
+    unquantized = quantization is not None and quantization.scheme is Scheme.UNQUANTIZED
+    return spec.model.repository is not None and not unquantized
+
+
+def _source(source: ModelSource | CheckpointSource) -> Source:
+    claim = source.persistent_volume_claim
+    if claim:
+        return VolumeSource(claim.claim_name, claim.path or "")
+    assert source.repository is not None, "the API server takes exactly one of the two"
+    return RepositorySource(source.repository, source.revision or DEFAULT_REVISION)
+
+
+def model_name_of(spec: QuantizedModelSpec) -> str:
+    """What the model is called where nobody has said otherwise."""
+    base = base_of(spec)
+    return base.repository if isinstance(base, RepositorySource) else base.name
 
 
 def intent_of(spec: QuantizedModelSpec) -> Intent:
@@ -46,7 +98,7 @@ def intent_of(spec: QuantizedModelSpec) -> Intent:
     objective = serving and serving.objective
     arguments = (serving and serving.engine_arguments) or {}
     return Intent(
-        repository=spec.model.repository,
+        repository=model_name_of(spec),
         scheme=scheme.value,
         context_tokens=serving.context_tokens if serving else None,
         concurrent_requests=(serving and serving.concurrent_requests) or DEFAULT_CONCURRENT_REQUESTS,

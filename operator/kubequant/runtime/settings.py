@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, mode
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from kubequant.hub.trust import TRUSTED_PUBLISHERS
 from kubequant.manifests.recipe import EngineSettings
 from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.gpu_table import GIGA, MIB, TERA, GpuTable, shipped_table
@@ -54,6 +55,43 @@ class HubSection(Section):
     """Reached by the operator and by the pods' download alike."""
     token_file: Path | None = None
     """File with the operator's own token, read anew at each use. It goes to the endpoint's host only."""
+
+
+Publisher = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+"""An organisation or a user of the Hub."""
+
+
+class DiscoverySection(Section):
+    """Whose quantised checkpoints may be served without being named in a model."""
+
+    enabled: bool = True
+    """Off: no model's checkpoint is looked for, whatever the model says."""
+    publishers: Annotated[list[Publisher], Field(max_length=256)] = Field(
+        default_factory=lambda: list(TRUSTED_PUBLISHERS)
+    )
+    """In place of the shipped list, the most trusted first. The base model's own organisation always comes first."""
+    additional_publishers: Annotated[list[Publisher], Field(max_length=256)] = Field(default_factory=list)
+    """After those of `publishers`."""
+
+
+class ModelCacheSection(Section):
+    """Where pods keep the weights. Changing it restarts nothing: running models keep the volume they were planned with."""
+
+    kind: Literal["EmptyDir", "PersistentVolumeClaim"] = "EmptyDir"
+    """EmptyDir: each pod downloads for itself. PersistentVolumeClaim: one claim for each repository and commit of a namespace,
+    filled by one Job and mounted read-only by the pods."""
+    storage_class_name: str | None = None
+    """Of the claims; the cluster's default when left out. A class of local volumes keeps the weights on one node."""
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
+    """ReadWriteOnce: all replicas of a model share one node."""
+
+
+class InspectorSection(Section):
+    """The Job that describes what the operator may not read: repositories behind a model's own token, and volumes."""
+
+    image: str | None = None
+    """The operator's own image. Without it such models are refused."""
+    image_pull_policy: str = "IfNotPresent"
 
 
 Product = Annotated[str, Field(min_length=1, max_length=63, pattern="^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
@@ -140,6 +178,9 @@ class Settings(BaseSettings):
 
     engine: EngineSection = Field(default_factory=EngineSection)
     hub: HubSection = Field(default_factory=HubSection)
+    discovery: DiscoverySection = Field(default_factory=DiscoverySection)
+    model_cache: ModelCacheSection = Field(default_factory=ModelCacheSection)
+    inspector: InspectorSection = Field(default_factory=InspectorSection)
     leader_election: LeaderElectionSection = Field(default_factory=LeaderElectionSection)
     gpu_table: Annotated[list[GpuTableRow], Field(max_length=256)] = Field(default_factory=list)
     """What this cluster's administrator knows better than the shipped table of GPUs, or beyond it."""
