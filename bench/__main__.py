@@ -1,6 +1,6 @@
 """`make bench`: prints every figure with its threshold and verdict; ends with 1 when one is missed.
 
-`--models 200` is a quick try without the 1,000; `--only overheads` and `--only plans` need no cluster, `--only operator` is the rest.
+`--models 200` is a quick try without the 1,000; `--only operator` is the part that needs a cluster.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import plans
+from bench import burst, describe, plans
 from bench.figures import Figure, Verdict, judge, load_thresholds
 from bench.groups import evaluate, group_of, missed
 from bench.scenario import BURSTS, Run
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str]) -> int:
         figures.append(Figure("overheads-broken", "bench/vram.py", len(broken)))
     if options.only in (None, "plans"):
         figures += plans.figures()
+    if options.only in (None, "describe"):
+        figures += describe.figures()
+    if options.only in (None, "burst"):
+        figures += burst.figures()
     if options.only in (None, "operator"):
         folder = Path(tempfile.mkdtemp(prefix="kubequant-bench-"))
         console.print(f"the operator's log: {folder / 'operator.log'}")
@@ -51,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", choices=("overheads", "plans", "operator"), help="a part of the benchmark")
+    parser.add_argument("--only", choices=("overheads", "plans", "describe", "burst", "operator"), help="a part of the benchmark")
     parser.add_argument(
         "--models", type=int, nargs="+", metavar="N", help=f"models created at once, in this order; {BURSTS} by default"
     )

@@ -41,7 +41,12 @@ def hub() -> Iterator[FakeHub]:
 
 @pytest.fixture(scope="session")
 def configuration(hub: FakeHub) -> dict[str, object]:
-    return {"hub": {"endpoint": hub.url}, "leaderElection": {"leaseSeconds": 5}, "resyncSeconds": 10}
+    return {
+        "hub": {"endpoint": hub.url},
+        "inspector": {"image": "registry.example/kubequant:test"},
+        "leaderElection": {"leaseSeconds": 5},
+        "resyncSeconds": 10,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
-from tests.fakehub.repository import Repository
+from tests.fakehub.repository import Repository, quantized_card
 from tests.fakehub.server import FakeHub
 from tests.fakehub.standard import STANDARD_RENAMED, STANDARD_TOKENS, standard_repositories
 
@@ -17,7 +17,9 @@ def main() -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    repositories = [*standard_repositories(), *arguments.folder]
+    bases = dict(arguments.quantized_of)
+    folders = [_served(repo_id, folder, bases.get(repo_id)) for repo_id, folder in arguments.folder]
+    repositories = [*standard_repositories(), *folders]
     with FakeHub(
         repositories,
         host=arguments.host,
@@ -39,14 +41,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--advertise", help="address that clients use, for the URL that is printed")
     parser.add_argument("--url-file", type=Path, help="file that the URL is written to once the hub answers")
     parser.add_argument(
-        "--folder", type=_folder, action="append", default=[], metavar="ID=FOLDER", help="serve a real checkpoint too"
+        "--folder", type=_pair, action="append", default=[], metavar="ID=FOLDER", help="serve a real checkpoint too"
+    )
+    parser.add_argument(
+        "--quantized-of", type=_pair, action="append", default=[], metavar="ID=BASE", help="what a folder was made from"
     )
     return parser
 
 
-def _folder(text: str) -> Repository:
-    repo_id, _, folder = text.partition("=")
-    return Repository.from_folder(repo_id, Path(folder))
+def _pair(text: str) -> tuple[str, str]:
+    first, separator, second = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ID=VALUE")
+    return first, second
+
+
+def _served(repo_id: str, folder: str, base: str | None) -> Repository:
+    return Repository.from_folder(repo_id, Path(folder), quantized_card(base) if base else None)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
 from aiohttp import web
 
-from tests.fakehub import views
+from tests.fakehub import search, views
 from tests.fakehub.catalogue import Catalogue, commit_of
 from tests.fakehub.errors import HubError
 from tests.fakehub.repository import Commit, Repository
 
 CATALOGUE = web.AppKey("catalogue", Catalogue)
+MIRROR = web.AppKey("mirror", bool)
+"""Whether this is a mirror: models, trees and files, but no search, no scans, and nothing that LFS knows."""
 
 # The Hub's own limits, fewer with expand.
+_MODELS_PAGE = 1000
 _TREE_PAGE = 1000
 _EXPANDED_TREE_PAGE = 50
 
+_TRUE = ("true", "1")
+
+T = TypeVar("T")
+
 routes = web.RouteTableDef()
+beyond_models = web.RouteTableDef()
+"""What a mirror lacks."""
 
 
 def repository_id(request: web.Request) -> str:
@@ -27,45 +40,33 @@ def token_of(request: web.Request) -> str | None:
     return token if scheme.lower() == "bearer" else None
 
 
-@routes.get("/api/models")
+@beyond_models.get("/api/models")
 async def list_models(request: web.Request) -> web.Response:
-    """Models that carry every tag of `filter`, of `author`, with `search` in their id; most downloaded first."""
-    catalogue, query = request.app[CATALOGUE], request.query
-    infos = [
-        views.model_info(repository, repository.find("main"))
-        for repository in sorted(catalogue.repositories.values(), key=lambda repository: -repository.downloads)
-        if not repository.private
-    ]
-    wanted = {tag for given in query.getall("filter", []) for tag in given.split(",")}
-    found = [
-        info
-        for info in infos
-        if wanted <= set(info["tags"])
-        and query.get("author") in (None, info["author"])
-        and query.get("search", "").lower() in info["id"].lower()
-    ]
-    properties = query.getall("expand", [])
-    shown = [views.expanded(info, properties) if properties else views.listed(info) for info in found]
-    return web.json_response(shown[: int(query.get("limit", 1000))])
+    """A page of the models that are asked for; a Link header leads to the next one."""
+    found = search.found(request.app[CATALOGUE].listed(token_of(request)), request.query)
+    shown = functools.partial(search.shown, request.query)
+    return _page(request, found, _whole_number(request, "limit", _MODELS_PAGE, at_most=_MODELS_PAGE), shown)
 
 
 @routes.get("/api/models/{owner}/{name}")
 @routes.get("/api/models/{owner}/{name}/revision/{revision}")
 async def model_info(request: web.Request) -> web.Response:
     repository = request.app[CATALOGUE].visible(repository_id(request), token_of(request))
-    blobs = _flag(request, "blobs")
-    info = views.model_info(repository, _commit_or_none(repository, request), blobs=blobs)
+    commit = _commit_or_none(repository, request)
     if properties := request.query.getall("expand", []):
-        return web.json_response(views.expanded(info, properties))
-    return web.json_response(views.with_security_status(info) if _flag(request, "securityStatus") else info)
+        return web.json_response(views.expanded(repository, commit, properties))
+    info = views.model_info(repository, commit, blobs=_flag(request, "blobs") and not request.app[MIRROR])
+    security = _flag(request, "securityStatus") and not request.app[MIRROR]
+    return web.json_response(info | (views.security(repository) if security else {}))
 
 
-@routes.get("/api/models/{owner}/{name}/refs")
+@beyond_models.get("/api/models/{owner}/{name}/refs")
 async def list_refs(request: web.Request) -> web.Response:
+    """Branches and tags."""
     return web.json_response(views.refs(request.app[CATALOGUE].visible(repository_id(request), token_of(request))))
 
 
-@routes.get("/api/models/{owner}/{name}/auth-check")
+@beyond_models.get("/api/models/{owner}/{name}/auth-check")
 async def auth_check(request: web.Request) -> web.Response:
     request.app[CATALOGUE].readable(repository_id(request), token_of(request))
     return web.Response()
@@ -75,31 +76,30 @@ async def auth_check(request: web.Request) -> web.Response:
 @routes.get("/api/models/{owner}/{name}/tree/{revision}/{folder:.+}")
 async def list_tree(request: web.Request) -> web.Response:
     """A page of the tree; a Link header leads to the next one."""
-    commit = _visible_commit(request)
-    folder, expand = request.match_info.get("folder", ""), _flag(request, "expand")
-    entries = views.tree(commit, folder, recursive=_flag(request, "recursive"), expand=expand)
+    repository, commit = _visible_commit(request)
+    folder, expand = request.match_info.get("folder", ""), _flag(request, "expand") and not request.app[MIRROR]
+    entries = views.tree(repository, commit, folder, recursive=_flag(request, "recursive"), expand=expand)
     if folder and not entries:
         raise HubError.entry_not_found()
-    start = int(request.query.get("cursor", 0))
-    end = start + int(request.query.get("limit", _EXPANDED_TREE_PAGE if expand else _TREE_PAGE))
-    next_page = request.url.update_query(cursor=end)
-    headers = {"Link": f'<{next_page}>; rel="next"'} if end < len(entries) else {}
-    return web.json_response(entries[start:end], headers=headers)
+    most = _EXPANDED_TREE_PAGE if expand else _TREE_PAGE
+    shown = views.without_lfs if request.app[MIRROR] else dict
+    return _page(request, entries, _whole_number(request, "limit", most, at_most=most), shown)
 
 
-@routes.post("/api/models/{owner}/{name}/paths-info/{revision}")
+@beyond_models.post("/api/models/{owner}/{name}/paths-info/{revision}")
 async def paths_info(request: web.Request) -> web.Response:
     """What is known of the paths in the form; unknown ones are left out."""
-    commit = _visible_commit(request)
+    repository, commit = _visible_commit(request)
     form = await request.post()
     paths = [str(path) for path in form.getall("paths", [])]
-    entries = {entry["path"]: entry for entry in views.tree(commit, recursive=True)}
+    expand = str(form.get("expand", "")).lower() in _TRUE
+    entries = {entry["path"]: entry for entry in views.tree(repository, commit, recursive=True, expand=expand)}
     return web.json_response([entries[path] for path in paths if path in entries])
 
 
-def _visible_commit(request: web.Request) -> Commit:
+def _visible_commit(request: web.Request) -> tuple[Repository, Commit]:
     repository = request.app[CATALOGUE].visible(repository_id(request), token_of(request))
-    return commit_of(repository, request.match_info["revision"])
+    return repository, commit_of(repository, request.match_info["revision"])
 
 
 def _commit_or_none(repository: Repository, request: web.Request) -> Commit | None:
@@ -110,4 +110,19 @@ def _commit_or_none(repository: Repository, request: web.Request) -> Commit | No
 
 
 def _flag(request: web.Request, name: str) -> bool:
-    return request.query.get(name, "false").lower() in ("true", "1")
+    return request.query.get(name, "false").lower() in _TRUE
+
+
+def _whole_number(request: web.Request, name: str, otherwise: int, at_most: int) -> int:
+    text = request.query.get(name, str(otherwise))
+    if not text.isdigit():
+        raise HubError.bad_request(f'"{name}" must be a number')
+    return min(int(text), at_most)
+
+
+def _page(request: web.Request, entries: Sequence[T], size: int, shown: Callable[[T], Any]) -> web.Response:
+    start = _whole_number(request, "cursor", 0, at_most=len(entries))
+    end = start + size
+    next_page = request.url.update_query(cursor=end)
+    headers = {"Link": f'<{next_page}>; rel="next"'} if end < len(entries) else {}
+    return web.json_response([shown(entry) for entry in entries[start:end]], headers=headers)

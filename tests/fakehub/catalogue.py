@@ -29,7 +29,14 @@ class Catalogue:
         repository = self.repositories.get(repo_id)
         if repository is None or (repository.private and not self._opens(token, repo_id)):
             raise HubError.repository_not_found(anonymous=token is None)
+        if repository.disabled:
+            raise HubError.disabled()
         return repository
+
+    def listed(self, token: str | None) -> list[Repository]:
+        """The repositories that a search with this token may find."""
+        self._check(token)
+        return [one for one in self.repositories.values() if not one.private or self._opens(token, one.id)]
 
     def readable(self, repo_id: str, token: str | None) -> Repository:
         """The repository, if its files may be read with this token."""

@@ -32,6 +32,15 @@ class HubError(Exception):
         return cls(403, "GatedRepo", f"Access to model {repo_id} is restricted and you are not in the authorized list.")
 
     @classmethod
+    def disabled(cls) -> HubError:
+        """What the Hub's staff has taken away; the client knows it by this sentence."""
+        return cls(403, None, "Access to this resource is disabled.")
+
+    @classmethod
+    def bad_request(cls, message: str) -> HubError:
+        return cls(400, None, message)
+
+    @classmethod
     def bad_token(cls) -> HubError:
         return cls(401, None, "Invalid credentials in Authorization header")
 

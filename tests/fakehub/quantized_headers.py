@@ -34,15 +34,35 @@ def awq_gemm(tensors: list[Tensor], group_size: int = 128, ignore: Iterable[str]
     return _replaced(with_dtype(tensors, "F16"), ignore, quantise)
 
 
-def gptq(tensors: list[Tensor], group_size: int = 128, ignore: Iterable[str] = IGNORE_HEAD) -> list[Tensor]:
+def awq_gemv(tensors: list[Tensor], group_size: int = 128, ignore: Iterable[str] = IGNORE_HEAD) -> list[Tensor]:
+    """AutoAWQ's "gemv" layout: not transposed, input features packed, groups filled up to a multiple of eight."""
+
+    def quantise(weight: Tensor) -> list[Tensor]:
+        out, in_ = weight.shape
+        zeros = _packed(_ceil(in_, group_size))
+        return [
+            weight.renamed("qweight", "I32", (out, _packed(in_))),
+            weight.renamed("qzeros", "I32", (out, zeros)),
+            weight.renamed("scales", "F16", (out, zeros * _VALUES_PER_I32)),
+        ]
+
+    return _replaced(with_dtype(tensors, "F16"), ignore, quantise)
+
+
+def gptq(
+    tensors: list[Tensor], group_size: int = 128, ignore: Iterable[str] = IGNORE_HEAD, bits: int = 4
+) -> list[Tensor]:
     """AutoGPTQ's layout: transposed, input features packed, `g_idx` with or without act-order; the rest in float16."""
+
+    def packed(features: int) -> int:
+        return _ceil(features * bits, 32)
 
     def quantise(weight: Tensor) -> list[Tensor]:
         out, in_ = weight.shape
         return [
             weight.renamed("g_idx", "I32", (in_,)),
-            weight.renamed("qweight", "I32", (_packed(in_), out)),
-            weight.renamed("qzeros", "I32", (_ceil(in_, group_size), _packed(out))),
+            weight.renamed("qweight", "I32", (packed(in_), out)),
+            weight.renamed("qzeros", "I32", (_ceil(in_, group_size), packed(out))),
             weight.renamed("scales", "F16", (_ceil(in_, group_size), out)),
         ]
 

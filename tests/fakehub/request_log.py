@@ -25,6 +25,8 @@ class LoggedRequest:
     user_agent: str
     status: int
     """0 when the connection was cut before an answer."""
+    at: float
+    """When its answer began, in seconds of the monotonic clock."""
 
 
 class RequestLog:

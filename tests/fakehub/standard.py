@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from tests.fakehub import quantized_headers as quantized
 from tests.fakehub.broken import broken_repositories
 from tests.fakehub.content import BytesContent, Content
-from tests.fakehub.repository import Repository
+from tests.fakehub.family import family
+from tests.fakehub.repository import Repository, readme
 from tests.fakehub.safetensors_files import checkpoint_files
 from tests.fakehub.tensors import Tensor, model_config, model_tensors
 
@@ -31,7 +30,7 @@ _APACHE_CARD = {"license": "apache-2.0", "pipeline_tag": "text-generation"}
 
 def standard_repositories() -> list[Repository]:
     """New repositories each time: a test may change them."""
-    return [*_qwen(), *_llama(), *_others(), *broken_repositories()]
+    return [*_qwen(), *_llama(), *_others(), *broken_repositories(), *family()]
 
 
 def _qwen() -> list[Repository]:
@@ -103,8 +102,3 @@ def model(repo_id: str, config: str, tensors: list[Tensor], card: Mapping[str, A
         "config.json": BytesContent(json.dumps(model_config(config), indent=2).encode()),
     }
     return Repository.from_files(repo_id, files | checkpoint_files(tensors), **options)
-
-
-def readme(repo_id: str, card: Mapping[str, Any]) -> BytesContent:
-    """A model card: front matter and a title."""
-    return BytesContent(f"---\n{yaml.safe_dump(dict(card))}---\n# {repo_id}\n".encode())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from huggingface_hub.hf_api import ExpandModelProperty_T
 
 from tests.fakehub.content import Content
+from tests.fakehub.errors import HubError
+from tests.fakehub.relations import base_models, parameters, relation, tags
 from tests.fakehub.repository import Commit, Repository, in_lfs, oid
 
-_DATE = "2026-01-01T00:00:00.000Z"
+_PROPERTIES = frozenset(get_args(ExpandModelProperty_T))  # the client's list is the Hub's
 _LFS_POINTER_BYTES = 135
 _CONFIG_KEYS = ("architectures", "model_type", "quantization_config")
 _LISTED_KEYS = ("id", "modelId", "private", "downloads", "likes", "tags", "createdAt", "library_name", "pipeline_tag")
@@ -23,48 +28,59 @@ def model_info(repository: Repository, commit: Commit | None, *, blobs: bool = F
         "modelId": repository.id,
         "author": repository.id.partition("/")[0],
         "sha": commit.sha if commit else None,
-        "lastModified": _DATE,
-        "createdAt": _DATE,
+        "lastModified": repository.last_modified,
+        "createdAt": repository.created_at,
         "private": repository.private,
         "gated": repository.gated,
-        "disabled": False,
+        "disabled": repository.disabled,
         "downloads": repository.downloads,
         "likes": 0,
         "library_name": card.get("library_name", "transformers"),
         "pipeline_tag": card.get("pipeline_tag", "text-generation"),
-        "tags": tags(commit),
+        "tags": tags(repository, commit),
         "cardData": card,
-        "config": {key: commit.config[key] for key in _CONFIG_KEYS if key in commit.config} if commit else {},
+        "config": _config(commit) if commit else {},
         "siblings": [_sibling(path, content, blobs=blobs) for path, content in sorted(files.items())],
         "usedStorage": sum(content.size for content in files.values()),
-    }
+    } | _descent(repository, commit)
 
 
-def with_security_status(info: dict[str, Any]) -> dict[str, Any]:
-    return {**info, "securityRepoStatus": {"scansDone": True, "filesWithIssues": []}}
+def _config(commit: Commit) -> dict[str, Any]:
+    """Some fields of config.json, and the template of tokenizer_config.json."""
+    template = commit.tokenizer_config.get("chat_template")
+    tokenizer = {"tokenizer_config": {"chat_template": template}} if template else {}
+    return {key: commit.config[key] for key in _CONFIG_KEYS if key in commit.config} | tokenizer
 
 
-def expanded(info: dict[str, Any], properties: list[str]) -> dict[str, Any]:
-    """Only the properties that `expand` named, as the Hub does it."""
-    return {key: info[key] for key in ("_id", "id", "modelId", *properties) if key in info}
+def _descent(repository: Repository, commit: Commit | None) -> dict[str, Any]:
+    if commit is None or not repository.relation_known or not base_models(commit):
+        return {}
+    models = [{"_id": "0" * 24, "id": base} for base in base_models(commit)]
+    return {"baseModels": {"relation": relation(commit), "models": models}}
 
 
-def listed(info: dict[str, Any]) -> dict[str, Any]:
-    """An entry of `GET /api/models` when nothing further was asked for."""
-    return {key: info[key] for key in _LISTED_KEYS}
+def security(repository: Repository) -> dict[str, Any]:
+    """What `securityStatus` adds. Nothing is said of a repository that was not scanned."""
+    if not repository.scanned:
+        return {"securityRepoStatus": {"scansDone": False, "filesWithIssues": []}}
+    issues = [{"path": path, "level": "unsafe"} for path in repository.unsafe_files]
+    return {"securityRepoStatus": {"scansDone": True, "filesWithIssues": issues}}
 
 
-def tags(commit: Commit | None) -> list[str]:
-    """The tags that the Hub derives from the card and the config, as far as a search for checkpoints uses them."""
-    if commit is None:
-        return []
-    card, method = commit.card, commit.config.get("quantization_config", {}).get("quant_method")
-    found = ["safetensors"] if any(path.endswith(".safetensors") for path in commit.files) else []
-    found += [method] if method else []
-    if base := card.get("base_model"):
-        relation = card.get("base_model_relation", "finetune")
-        found += [f"base_model:{base}", f"base_model:{relation}:{base}"]
-    return found + ([f"license:{card['license']}"] if "license" in card else [])
+def expanded(repository: Repository, commit: Commit | None, properties: list[str]) -> dict[str, Any]:
+    """Only the properties that `expand` names. The Hub refuses those that it does not know."""
+    if unknown := set(properties) - _PROPERTIES:
+        raise HubError.bad_request(f'"expand" must be one of {", ".join(sorted(_PROPERTIES))}, not {sorted(unknown)}')
+    info = model_info(repository, commit)
+    if commit is not None and "safetensors" in properties:
+        info["safetensors"] = parameters(commit)
+    return {key: info[key] for key in ("_id", "id", "modelId", *properties) if info.get(key) is not None}
+
+
+def listed(repository: Repository, commit: Commit | None, added: Iterable[str]) -> dict[str, Any]:
+    """An entry of `GET /api/models` without `expand`."""
+    info = model_info(repository, commit)
+    return {key: info[key] for key in (*_LISTED_KEYS, *added)}
 
 
 def refs(repository: Repository) -> dict[str, Any]:
@@ -81,7 +97,9 @@ def refs(repository: Repository) -> dict[str, Any]:
     }
 
 
-def tree(commit: Commit, folder: str = "", *, recursive: bool = False, expand: bool = False) -> list[dict[str, Any]]:
+def tree(
+    repository: Repository, commit: Commit, folder: str = "", *, recursive: bool = False, expand: bool = False
+) -> list[dict[str, Any]]:
     """`GET /api/models/{id}/tree/{revision}/{folder}`: folders and files in the order of their paths."""
     prefix = f"{folder}/" if folder else ""
     entries: dict[str, dict[str, Any]] = {}
@@ -92,19 +110,29 @@ def tree(commit: Commit, folder: str = "", *, recursive: bool = False, expand: b
                 parent = prefix + "/".join(parts[:depth])
                 entries.setdefault(parent, {"type": "directory", "oid": commit.sha, "size": 0, "path": parent})
             if recursive or len(parts) == 1:
-                entries[path] = tree_file(path, content, commit, expand=expand)
+                entries[path] = _tree_file(path, content)
+                if expand:
+                    entries[path] |= _expanded_file(repository, commit, path)
     return list(entries.values())
 
 
-def tree_file(path: str, content: Content, commit: Commit, *, expand: bool = False) -> dict[str, Any]:
-    """A file in a tree or of paths-info."""
+def _tree_file(path: str, content: Content) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "oid": _blob_id(path, content), "size": content.size, "path": path}
     if in_lfs(path):
         entry["lfs"] = {"oid": content.sha256, "size": content.size, "pointerSize": _LFS_POINTER_BYTES}
-    if expand:
-        entry["lastCommit"] = {"id": commit.sha, "title": "Upload", "date": _DATE}
-        entry["securityFileStatus"] = {"status": "safe", "avScan": None, "pickleImportScan": None}
     return entry
+
+
+def without_lfs(entry: dict[str, Any]) -> dict[str, Any]:
+    """A file as a mirror lists it."""
+    return {key: value for key, value in entry.items() if key != "lfs"}
+
+
+def _expanded_file(repository: Repository, commit: Commit, path: str) -> dict[str, Any]:
+    last = {"id": commit.sha, "title": commit.message or "Upload", "date": repository.last_modified}
+    scanned = "unsafe" if path in repository.unsafe_files else "safe"
+    status = scanned if repository.scanned else "queued"
+    return {"lastCommit": last, "securityFileStatus": {"status": status, "avScan": None, "pickleImportScan": None}}
 
 
 def _sibling(path: str, content: Content, *, blobs: bool) -> dict[str, Any]:

@@ -22,9 +22,18 @@ _RESOURCES: Mapping[str, tuple[str, str, bool]] = {
     **{name: ("/apis/apps/v1", name, True) for name in ("deployments", "replicasets", "controllerrevisions")},
     **{
         name: ("/api/v1", name, True)
-        for name in ("pods", "services", "configmaps", "resourcequotas", "secrets", "serviceaccounts")
+        for name in (
+            "pods",
+            "services",
+            "configmaps",
+            "resourcequotas",
+            "secrets",
+            "serviceaccounts",
+            "persistentvolumeclaims",
+        )
     },
-    **{name: ("/api/v1", name, False) for name in ("nodes", "namespaces")},
+    **{name: ("/api/v1", name, False) for name in ("nodes", "namespaces", "persistentvolumes")},
+    "jobs": ("/apis/batch/v1", "jobs", True),
     "events": ("/apis/events.k8s.io/v1", "events", True),
     "leases": ("/apis/coordination.k8s.io/v1", "leases", True),
     "runtimeclasses": ("/apis/node.k8s.io/v1", "runtimeclasses", False),

@@ -16,7 +16,7 @@ NAMESPACE = "kubequant-system"
 SERVICE_ACCOUNT = "kubequant-operator"
 OPERATOR_USER = f"system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}"
 OWNED = "app.kubernetes.io/managed-by=kubequant"
-OWNED_RESOURCES = "deployments,services,configmaps,controllerrevisions,pods,pdb"
+OWNED_RESOURCES = "deployments,services,configmaps,controllerrevisions,pods,pdb,jobs,persistentvolumeclaims"
 WRITES = frozenset({"create", "update", "patch", "delete"})
 
 

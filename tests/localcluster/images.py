@@ -1,4 +1,4 @@
-"""Images for the real node, which no registry gives: Debian with Python, and on it the CPU build of vLLM.
+"""Images for the real node, which no registry gives: Debian with Python, and on it the CPU build of vLLM, or the operator.
 
 They are written from folders straight into the node's store, which outlives clusters: once per content.
 """
@@ -13,10 +13,12 @@ from tests.engines.environments import run_in, vllm_environment
 
 from . import archive, rootfs
 from .cluster import Cluster
+from .operator_environment import operator_environment
 from .paths import cache_root, file_lock
 
 _REPOSITORY = "localhost/kubequant"
 _ENVIRONMENT_PATH = "opt/vllm"
+_OPERATOR_PATH = "opt/kubequant"
 _IMPORT_TIMEOUT_SECONDS = 900
 _NOBODY = "65532"  # numeric, so that runAsNonRoot can be checked; it has no entry in /etc/passwd, as in most images
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -56,7 +58,25 @@ def ensure_engine_image(cluster: Cluster) -> str:
     with _import_lock():
         if not cluster.containerd.has_image(reference):
             _compile_bytecode(environment, cluster.report)
-            layers = [archive.Layer(rootfs.ensure_rootfs(cluster.report)), _environment_layer(environment)]
+            layers = [
+                archive.Layer(rootfs.ensure_rootfs(cluster.report)),
+                _environment_layer(environment, _ENVIRONMENT_PATH),
+            ]
+            _import(cluster, reference, config, layers)
+    return reference
+
+
+def ensure_operator_image(cluster: Cluster) -> str:
+    """Reference of an image with `kubequant` on PATH, made from this checkout; seconds, once for each content of it."""
+    environment = operator_environment()
+    reference = f"{_REPOSITORY}/operator:{_digest(rootfs.rootfs_key(), environment.name)}"
+    config = archive.ImageConfig([f"PATH=/{_OPERATOR_PATH}/bin:{_PATH}"], entrypoint=["kubequant"], user=_NOBODY)
+    with _import_lock():
+        if not cluster.containerd.has_image(reference):
+            layers = [
+                archive.Layer(rootfs.ensure_rootfs(cluster.report)),
+                _environment_layer(environment, _OPERATOR_PATH),
+            ]
             _import(cluster, reference, config, layers)
     return reference
 
@@ -76,11 +96,11 @@ def _compile_bytecode(environment: Path, report: Callable[[str], None]) -> None:
     )
 
 
-def _environment_layer(environment: Path) -> archive.Layer:
+def _environment_layer(environment: Path, target: str) -> archive.Layer:
     """The environment with the image's Python in the place of this machine's."""
     interpreters = {str(path.relative_to(environment)): "/usr/bin/python3" for path in environment.glob("bin/python*")}
     settings = "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11\n"
-    return archive.Layer(environment, _ENVIRONMENT_PATH, {**interpreters, "pyvenv.cfg": settings.encode()})
+    return archive.Layer(environment, target, {**interpreters, "pyvenv.cfg": settings.encode()})
 
 
 def _import(cluster: Cluster, reference: str, config: archive.ImageConfig, layers: list[archive.Layer]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from kubequant.cluster.api import ApiError, Body
 from kubequant.cluster.kinds import LEASE, Kind
 from kubequant.errors import KubeQuantError
-from kubequant.planning.values import ModelFacts
+from kubequant.planning.values import Found, ModelFacts
 
 Key = tuple[str, str | None, str]
 WRITES = frozenset({"apply", "create", "replace", "merge_patch", "delete"})
@@ -113,6 +113,9 @@ class FakeKubeApi:
         before = self.objects.get((kind.plural, namespace, name))
         if before is None:
             raise ApiError(404, "NotFound", name)
+        version = patch.get("metadata", {}).get("resourceVersion", before["metadata"]["resourceVersion"])
+        if version != before["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
         return self.put(kind, _merged(before, patch))
 
     async def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None) -> None:
@@ -134,6 +137,9 @@ class FakeHub:
         self.facts = facts
         self.problem = problem
         self.asked = 0
+        self.published = Found()
+        self.searched = 0
+        self.newer: str | None = None
 
     async def describe(
         self, repository: str, revision: str, *, has_user_token: bool = False, fresh: bool = False
@@ -143,6 +149,17 @@ class FakeHub:
             raise self.problem
         assert self.facts is not None
         return self.facts
+
+    async def moved(self, repository: str, revision: str, pinned_commit: str) -> str | None:
+        if self.problem:
+            raise self.problem
+        return self.newer
+
+    async def find(self, base: ModelFacts, *, fresh: bool = False) -> Found:
+        self.searched += 1
+        if self.problem:
+            raise self.problem
+        return self.published
 
 
 def _merged(before: Any, patch: Any) -> Any:

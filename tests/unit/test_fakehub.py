@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,18 +280,3 @@ def test_reached_by_another_address_it_redirects_to_that_address(tmp_path: Path)
         api = HfApi(endpoint=hub.url_for("localhost"), token=False)
         assert Path(api.hf_hub_download(SMALL, "weights.bin", cache_dir=tmp_path)).read_bytes() == WEIGHTS
         assert {request.host.partition(":")[0] for request in hub.requests.select()} == {"localhost"}
-
-
-def test_as_a_program_it_writes_its_url_and_ends_on_sigterm(tmp_path: Path) -> None:
-    url_file = tmp_path / "url"
-    command = [sys.executable, "-m", "tests.fakehub", "--port", "0", "--url-file", str(url_file)]
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}) as process:
-        try:
-            deadline = time.monotonic() + 30
-            while not url_file.exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert httpx.get(f"{url_file.read_text()}/api/models/{AWQ}").json()["id"] == AWQ
-        finally:
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0

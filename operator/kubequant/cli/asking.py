@@ -46,7 +46,7 @@ def asked(options: PlanOptions, folder_name: str | None = None) -> Asked:
         body = _manifest(options.manifest)
         metadata, spec = _mapping(body, "metadata"), _mapping(body, "spec")
     else:
-        metadata, spec = {}, {"model": {"repository": folder_name or _repository(options.repository or "")}}
+        metadata, spec = {}, {"model": {"repository": folder_name or repository_name(options.repository or "")}}
     written = _with_flags(spec, options)
     parsed = _parsed(written, options)
     return Asked(
@@ -79,7 +79,8 @@ def _mapping(body: Mapping[str, Any], field: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _repository(name: str) -> str:
+def repository_name(name: str) -> str:
+    """Raises Misuse for what no Hub would take."""
     if _REPOSITORY.fullmatch(name) and ".." not in name and "--" not in name:
         return name
     hint = f" For the folder of that name: --model-path {name}." if Path(name).is_dir() else ""

@@ -39,11 +39,13 @@ def plan_document(
     *,
     cost_per_million_tokens: float | None = None,
     changes: Sequence[Change] | None = None,
+    discovery: Document | None = None,
 ) -> Document:
-    """`plan` has the fields of status.plan; the lists beside it are whole, where status cuts them."""
+    """`plan` and `discovery` have the fields of status; the lists beside them are whole, where status cuts them."""
+    found = {"discovery": discovery} if discovery else {}
     if isinstance(result, Refused):
         answer: Document = {"fits": False, "reason": result.reason, "message": result.message, "plan": None}
-        return {**answer, "alternatives": [], "refusals": [_refusal(refusal) for refusal in result.refusals]}
+        return {**answer, "alternatives": [], "refusals": [_refusal(refusal) for refusal in result.refusals], **found}
     return _without_none(
         {
             "fits": True,
@@ -52,6 +54,7 @@ def plan_document(
             "refusals": [_refusal(refusal) for refusal in result.refusals],
             "pricePerHour": result.price_per_hour,
             "costPerMillionTokens": cost_per_million_tokens,
+            **found,
             "changes": None if changes is None else [_change(change) for change in changes],
         }
     )
@@ -62,6 +65,7 @@ def _refusal(refusal: Refusal) -> Document:
         "gpuProduct": refusal.gpu,
         "gpus": refusal.gpus,
         "scheme": refusal.scheme,
+        **({"checkpoint": refusal.checkpoint} if refusal.checkpoint else {}),
         "reason": refusal.reason,
         "rule": refusal.rule,
         "message": refusal.message,
@@ -80,6 +84,7 @@ def _alternative(other: Alternative) -> Document:
             "kvCacheTokens": other.kv_cache_tokens,
             "memoryBytes": other.memory_bytes,
             "predicted": other.predicted,
+            "checkpoint": other.checkpoint or None,
             "decodeTokensPerSecondBound": other.decode_tokens_per_second_bound,
             "pricePerHour": other.price_per_hour,
             "message": other.message,

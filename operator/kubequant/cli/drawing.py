@@ -56,17 +56,22 @@ def console() -> Console:
     )
 
 
-def draw_plan(out: Console, result: Plan | Refused, cost: str | None = None) -> None:
-    """The whole answer; `cost` is a line about money that rests on a throughput that the user gave."""
-    _line(out, headline(result), style="bold" if isinstance(result, Plan) else "bold red")
+def draw_plan(out: Console, result: Plan | Refused, cost: str | None = None, found: str | None = None) -> None:
+    """The whole answer; `cost` is a line about money that rests on a throughput that the user gave, `found` one about
+    what discovery found."""
+    draw_line(out, headline(result), style="bold" if isinstance(result, Plan) else "bold red")
     if isinstance(result, Plan):
         for label, text in particulars(result):
-            _line(out, f"  {label:<{LABEL}} {text}")
+            draw_line(out, f"  {label:<{LABEL}} {text}")
         if cost:
-            _line(out, f"  {'cost':<{LABEL}} {cost}")
-        _line(out, f"  {'arguments':<{LABEL}} {shlex.join(result.arguments)}")
+            draw_line(out, f"  {'cost':<{LABEL}} {cost}")
+        if found:
+            draw_line(out, f"  {'discovery':<{LABEL}} {found}")
+        draw_line(out, f"  {'arguments':<{LABEL}} {shlex.join(result.arguments)}")
         _draw_memory(out, result.budget)
         _draw_alternatives(out, result.alternatives)
+    elif found:
+        draw_line(out, f"discovery: {found}")
     _draw_refusals(out, result.refusals)
 
 
@@ -76,7 +81,7 @@ def _draw_memory(out: Console, budget: MemoryBudget) -> None:
     for part, width in zip(parts, cells(parts, BAR_CELLS), strict=True):
         bar.append(part.letter * width, style=_STYLES[part.letter])
     bar.append("]")
-    _line(
+    draw_line(
         out,
         f"\nmemory of each GPU: {gib(budget.total_bytes)}, of which the engine may use {gib(budget.usable_bytes)} "
         f"(gpu_memory_utilization {budget.gpu_memory_utilization:g})",
@@ -104,10 +109,11 @@ def _remark(part: MemoryPart, budget: MemoryBudget) -> str:
 def _draw_alternatives(out: Console, alternatives: Sequence[Alternative]) -> None:
     if not alternatives:
         return
-    _line(out, "\nalso fits", style="bold")
+    draw_line(out, "\nalso fits", style="bold")
     columns: list[Column] = [
         ("GPUs", [f"{other.gpus} x {other.gpu}" for other in alternatives], "left"),
         ("scheme", [other.scheme + " (to be made)" * other.predicted for other in alternatives], "left"),
+        ("checkpoint", [other.checkpoint for other in alternatives], "left"),
         ("context", [f"{other.context_tokens:,}" for other in alternatives], "right"),
         ("KV tokens", [f"{other.kv_cache_tokens:,} {other.kv_cache_dtype}" for other in alternatives], "right"),
         ("memory", [gib(other.memory_bytes) for other in alternatives], "right"),
@@ -129,19 +135,19 @@ def _price(price: float | None) -> str:
 def _draw_refusals(out: Console, refusals: Sequence[Refusal]) -> None:
     if not refusals:
         return
-    _line(out, "\nnot taken", style="bold")
+    draw_line(out, "\nnot taken", style="bold")
     for refusal in refusals:
-        _line(out, f"  {refusal.reason or refusal.rule}: {refusal.message}")
+        draw_line(out, f"  {refusal.reason or refusal.rule}: {refusal.message}")
 
 
 def draw_changes(out: Console, changes: Sequence[Change]) -> None:
     """What a replan would change, one field a line."""
     if not changes:
-        _line(out, "\na replan would change nothing")
+        draw_line(out, "\na replan would change nothing")
         return
-    _line(out, f"\na replan would change {len(changes)} fields of status.plan", style="bold")
+    draw_line(out, f"\na replan would change {len(changes)} fields of status.plan", style="bold")
     for change in changes:
-        _line(out, f"  {change.field}: {_value(change.before)} -> {_value(change.after)}")
+        draw_line(out, f"  {change.field}: {_value(change.before)} -> {_value(change.after)}")
 
 
 def _value(value: Any) -> str:
@@ -157,9 +163,9 @@ def draw_fleet(out: Console, fleet: Fleet) -> None:
     if fleet.classes:
         draw_table(out, _gpu_columns(fleet.classes))
     else:
-        _line(out, f"no GPU to plan on; {fleet.nodes} nodes in all")
+        draw_line(out, f"no GPU to plan on; {fleet.nodes} nodes in all")
     for node in fleet.unreadable:
-        _line(out, f"not planned on: node {node.name} {node.reason}")
+        draw_line(out, f"not planned on: node {node.name} {node.reason}")
 
 
 def _gpu_columns(gpus: Sequence[GpuClass]) -> list[Column]:
@@ -187,7 +193,7 @@ def draw_table(out: Console, columns: Sequence[Column]) -> None:
     out.print(Padding(table, (0, 0, 0, INDENT), expand=False))
 
 
-def _line(out: Console, text: str, style: str | None = None) -> None:
+def draw_line(out: Console, text: str, style: str | None = None) -> None:
     """One line; a terminal wraps it, a file keeps it whole."""
     out.print(Text(_printable(text)), style=style, soft_wrap=not out.is_terminal)
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from kubequant.cli.faults import sentences
-from kubequant.cli.options import FleetOptions, Misuse, PlanOptions, source_of_arguments
+from kubequant.cli.options import FindOptions, FleetOptions, Misuse, PlanOptions, source_of_arguments
 from kubequant.cli.output import answering
 
 if TYPE_CHECKING:  # imported where it is needed: --help must not wait for the operator's imports
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported where it is needed: --help must not wait for the o
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _FILE_OR_INPUT = click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True)
+_FOUND_OUT_LATER = click.Path(path_type=Path, readable=False)  # what is wrong with it is the command's answer
 _CONFIG = click.option("--config", "config_file", type=_FILE, help="Configuration of the operator, YAML.")
 _KUBECONFIG = click.option(
     "--kubeconfig", envvar="KUBECONFIG", type=click.Path(), help="Outside of a cluster: the kube-config file to use."
@@ -100,6 +101,10 @@ def operator(config_file: Path | None, kubeconfig: str | None) -> None:
     "--existing", is_flag=True,
     help="Take the checkpoint that exists before any that would have to be made, as the operator does.",
 )  # fmt: skip
+@click.option(
+    "--no-discovery", "discovery", is_flag=True, flag_value=False, default=True,
+    help="Do not look for published checkpoints of the model.",
+)  # fmt: skip
 @click.option("--diff", is_flag=True, help="With -f: what a replan would change of the model in the cluster.")
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json", "yaml", "manifest"]), default="text", show_default=True,
@@ -139,6 +144,46 @@ def plan(
 
 
 @main.command()
+@click.argument("repository", metavar="REPOSITORY")
+@click.option("--revision", help="Branch, tag or commit of it; main.")
+@_GPU
+@_FLEET
+@click.option(
+    "--publisher", "publishers", multiple=True, metavar="NAME",
+    help="Trust this organisation of the Hub too, after those of the configuration; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Show every checkpoint that was rejected, not only the first five of each reason.",
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@_CONFIG
+def find(
+    repository: str,
+    revision: str | None,
+    gpus: tuple[str, ...],
+    fleet_file: Path | None,
+    publishers: tuple[str, ...],
+    everything: bool,
+    output: str,
+    config_file: Path | None,
+) -> None:
+    """Finds published checkpoints of a model, and says which are trusted and why the others are not.
+
+    REPOSITORY is the model, or a checkpoint of it. With --gpu or --fleet also what would be planned of them there. Ends
+    with 0 where one is trusted, 3 where none is, 2 for misuse.
+    """
+    options = FindOptions(repository, revision, FleetOptions(gpus, fleet_file), publishers, everything, output)
+    with _faults_said():
+        from kubequant.cli.finding import run_find
+
+        code = run_find(options, _settings(config_file, misuse=True))
+    sys.exit(code)
+
+
+@main.command()
 @_FLEET
 @_PRICE
 @click.option("--known", is_flag=True, help="The table of GPUs that this release knows.")
@@ -162,6 +207,51 @@ def gpus(
             run_known(settings, output)
         else:
             run_gpus(FleetOptions((), fleet_file, prices, kubeconfig), settings, output)
+
+
+@main.command()
+@click.option(
+    "--repository", metavar="OWNER/NAME", help="Describe a repository of the Hub, with the token in HF_TOKEN."
+)
+@click.option("--revision", default="main", show_default=True, help="Branch, tag or commit of it.")
+@click.option(
+    "--endpoint",
+    envvar="HF_ENDPOINT",
+    default="https://huggingface.co",
+    show_default=True,
+    help="The Hub, or a mirror.",
+)
+@click.option(
+    "--redirect-host", "redirect_hosts", multiple=True, metavar="HOST",
+    help="The only hosts beside the endpoint's that redirects may lead to; may be repeated. Any, where none is named.",
+)  # fmt: skip
+@click.option("--ca-file", type=_FILE, help="PEM certificates to trust beside the public ones.")
+@click.option("--folder", type=_FOUND_OUT_LATER, help="Describe the model in this folder.")
+@click.option("--within", type=_FOUND_OUT_LATER, help="With --folder: no link may lead out of here.")
+@click.option(
+    "--termination-log", type=_FOUND_OUT_LATER, default=Path("/dev/termination-log"),
+    show_default=True, help="Where a pod leaves its answer; written only if it is there.",
+)  # fmt: skip
+def inspect(
+    repository: str | None,
+    revision: str,
+    endpoint: str,
+    redirect_hosts: tuple[str, ...],
+    ca_file: Path | None,
+    folder: Path | None,
+    within: Path | None,
+    termination_log: Path,
+) -> None:
+    """Describes one model as the operator's inspector Jobs do, and prints what was found.
+
+    Ends with 0 where it was described, 3 where it is refused, 1 where it may be later (the Hub does not answer), 2 for misuse.
+    """
+    if (repository is None) == (folder is None):
+        raise click.UsageError("name one model: --repository OWNER/NAME or --folder DIR")
+    from kubequant.cli.inspecting import HubOptions, InspectOptions, run_inspect
+
+    hub = HubOptions(endpoint, redirect_hosts, ca_file)
+    sys.exit(run_inspect(InspectOptions(repository, revision, hub, folder, within, termination_log)))
 
 
 @contextmanager

@@ -47,6 +47,19 @@ class PlanOptions:
     output: str
     diff: bool
     existing: bool = False  # what exists goes first, as the operator has it; a manifest always is planned so
+    discovery: bool = True  # whether published checkpoints of the model compete with it
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """The flags of `kubequant find`. Without GPUs in `fleet` nothing is planned."""
+
+    repository: str
+    revision: str | None
+    fleet: FleetOptions
+    publishers: tuple[str, ...]
+    everything: bool
+    output: str
 
 
 def read_bounded(file: Path, maximum: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -21,28 +22,30 @@ from kubequant.cli.fleet import fleet_to_plan_on
 from kubequant.cli.options import Misuse, PlanOptions
 from kubequant.cli.output import answering
 from kubequant.errors import Refused as RefusedModel
-from kubequant.hub.client import Hub
 from kubequant.hub.local import LOCAL_COMMIT, describe_folder, identity_of
 from kubequant.planning.explain import cost_per_million_tokens, headline
 from kubequant.planning.plan import plan
 from kubequant.planning.text import money, rate
-from kubequant.planning.values import ModelFacts, Plan, Refused
-from kubequant.reconcile.inputs import VolumeSource, source_of
+from kubequant.planning.values import Found, ModelFacts, Plan, Refused
+from kubequant.reconcile.discovery_status import discovery_status, found_sentence
+from kubequant.reconcile.inputs import VolumeSource, discovery_is_wanted, model_name_of, source_of
 from kubequant.reconcile.plan_status import plan_status
 from kubequant.reconcile.status import no_checkpoint
 from kubequant.runtime.profile import engine_profile
-from kubequant.runtime.settings import Settings, engine_settings, hub_token
+from kubequant.runtime.settings import Settings, engine_settings, hub_client
 
 FITS, REFUSED = 0, 3
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`facts` is None where the model itself was refused; `changes` where nobody asked for them, or nothing fits."""
+    """`facts` is None where the model itself was refused, `found` where nobody looked; `changes` where nobody asked for
+    them, or nothing fits."""
 
     asked: Asked
     result: Plan | Refused
     facts: ModelFacts | None = None
+    found: Found | None = None
     changes: list[Change] | None = None
 
 
@@ -64,13 +67,14 @@ def answered(options: PlanOptions, settings: Settings) -> Answer:
     fleet = fleet_to_plan_on(options.fleet, settings)
     running = _running(question, options) if options.diff else {}
     try:
-        facts = describe_folder(options.folder) if options.folder else asyncio.run(_from_hub(question, settings))
+        facts, found = _read(question, options, settings)
     except RefusedModel as refused:
         return Answer(question, Refused(refused.reason, refused.message))
     engine = engine_settings(settings)
-    result = plan(question.intent, facts, fleet, engine_profile(engine))
+    published = found.checkpoints if found else ()
+    result = plan(question.intent, facts, fleet, engine_profile(engine), found=published)
     compared = changes(running, plan_status(result, engine)) if options.diff and isinstance(result, Plan) else None
-    return Answer(question, result, facts, compared)
+    return Answer(question, result, _planned_with(result, facts, published), found, compared)
 
 
 def _check(options: PlanOptions) -> None:
@@ -83,18 +87,31 @@ def _check(options: PlanOptions) -> None:
         raise Misuse(f"--throughput {given}: the tokens a second that one replica was measured to give, above 0")
 
 
-async def _from_hub(question: Asked, settings: Settings) -> ModelFacts:
-    hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=lambda: hub_token(settings))
+def _read(question: Asked, options: PlanOptions, settings: Settings) -> tuple[ModelFacts, Found | None]:
+    if options.folder:
+        return describe_folder(options.folder), None
+    return asyncio.run(_from_hub(question, settings, discovery=options.discovery))
+
+
+async def _from_hub(question: Asked, settings: Settings, *, discovery: bool) -> tuple[ModelFacts, Found | None]:
+    """The model, and where the operator would look for them, its published checkpoints."""
+    source = source_of(question.spec)
+    if isinstance(source, VolumeSource):
+        raise Misuse(f"the claim {source.claim} cannot be read from here: plan a copy of it with --model-path FOLDER")
+    hub = hub_client(settings)
     try:
-        source = source_of(question.spec)
-        if isinstance(source, VolumeSource):
-            raise Misuse(
-                f"the claim {source.claim} cannot be read from here: plan a copy of it with --model-path FOLDER"
-            )
         has_user_token = question.spec.model.token_secret_ref is not None
-        return await hub.describe(source.repository, source.revision, has_user_token=has_user_token)
+        facts = await hub.describe(source.repository, source.revision, has_user_token=has_user_token)
+        looks = discovery and settings.discovery.enabled and facts.stored is None and discovery_is_wanted(question.spec)
+        return facts, await hub.find(facts) if looks else None
     finally:
         await hub.close()
+
+
+def _planned_with(result: Plan | Refused, facts: ModelFacts, published: Sequence[ModelFacts]) -> ModelFacts:
+    """The checkpoint that was taken, the model itself where none was found."""
+    taken = (one for one in published if isinstance(result, Plan) and one.repository == result.repository)
+    return next(taken, facts)
 
 
 def _running(question: Asked, options: PlanOptions) -> dict[str, object]:
@@ -109,15 +126,23 @@ def _print(answer: Answer, options: PlanOptions, settings: Settings) -> None:
     engine, result = engine_settings(settings), answer.result
     cost = _cost(result, options.throughput)
     if options.output in ("json", "yaml"):
-        document = documents.plan_document(result, engine, cost_per_million_tokens=cost, changes=answer.changes)
+        discovery = discovery_status(_base(answer), answer.found, result) if answer.found else None
+        document = documents.plan_document(
+            result, engine, cost_per_million_tokens=cost, changes=answer.changes, discovery=discovery
+        )
         click.echo((documents.as_json if options.output == "json" else documents.as_yaml)(document))
     else:
         out = drawing.console()
-        drawing.draw_plan(out, result, _cost_line(cost, options.throughput))
+        found = found_sentence(_base(answer), answer.found, result) if answer.found else None
+        drawing.draw_plan(out, result, _cost_line(cost, options.throughput), found)
         if answer.changes is not None:
             drawing.draw_changes(out, answer.changes)
     if cost is None and options.throughput is not None and isinstance(result, Plan):
         click.echo(f"no cost: --throughput needs --price {result.gpu.product}=... beside it", err=True)
+
+
+def _base(answer: Answer) -> str:
+    return model_name_of(answer.asked.spec)
 
 
 def _print_manifest(answer: Answer, settings: Settings) -> int:

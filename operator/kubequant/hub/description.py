@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from kubequant.api.conditions import Reason
+from kubequant.errors import Refused
 from kubequant.hub.documents import (
-    QUANTIZATION_FILES,
     InvalidDocumentError,
     base_of_adapter,
     has_chat_template,
+    max_new_tokens,
     parse_object,
     quantization_config,
     quoted,
 )
 from kubequant.hub.failures import Question, not_a_hub, renamed, translated
+from kubequant.hub.naming import name_disagreement
 from kubequant.hub.repository import (
     ADAPTER_CONFIG,
     CHAT_TEMPLATE,
     CONFIG,
+    GENERATION_CONFIG,
     INDEX,
+    MODELOPT_CONFIG,
     TOKENIZER_CONFIG,
     Listing,
     candidate_weights,
@@ -39,13 +43,15 @@ from kubequant.hub.shards import CorruptShardError, read_header
 from kubequant.hub.tensors import ClassSums, ShardIndex
 from kubequant.hub.transport import FileTooLargeError, Piece, Transport
 from kubequant.planning.architectures import shape_of
-from kubequant.planning.quantization import stored_quantization
+from kubequant.planning.quantization import kv_scales_note, refuse_unserved, stored_quantization
 from kubequant.planning.tensors import classes_of
 from kubequant.planning.values import ModelFacts, TensorClass
 
-REQUESTS_AT_ONCE = 4  # of one description
+REQUESTS_AT_ONCE = 16  # of one description: half of the process's
 MAX_DOCUMENT_BYTES = 10_000_000  # config.json is a few kB, tokenizer_config.json up to one MB
+MAX_GENERATION_CONFIG_BYTES = 1_000_000
 SMALL_BYTES = 1_000_000  # larger documents are parsed one at a time
+MAX_BASE_CHARACTERS = 193  # of a repository's name
 MAX_INDEX_BYTES = 50_000_000  # 90,000 tensors take 9 MB
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -95,18 +101,45 @@ async def describe_at(
     weights = candidate_weights(await _with_adapter_base(files))
     config = await _config(files)
     shape = shape_of(config)
-    tensors = await _tensors(files, weights, shape.num_hidden_layers)
+    with _naming_the_base(listing):
+        refuse_unserved(config)
+    reading = asyncio.ensure_future(_tensors(files, weights, shape.num_hidden_layers))
+    answering = asyncio.ensure_future(_answer_limit(files))
+    templated = asyncio.ensure_future(_has_chat_template(files))
+    try:
+        results = await asyncio.gather(reading, answering, templated)
+    finally:
+        for task in (reading, answering, templated):
+            task.cancel()
+    tensors, (answer_tokens, answer_note), has_template = results
     if shape.upper_bound:
         shape = shape_of(config, tensors=tensors)  # what the headers hold bounds it closer than the config alone
+    with _naming_the_base(listing):
+        stored = stored_quantization(config, tensors)
+    notes = (name_disagreement(listing.repository, stored), kv_scales_note(stored, tensors), answer_note)
     return ModelFacts(
         repository=listing.repository,
         commit=listing.commit,
         shape=shape,
         tensors=tensors,
-        stored=stored_quantization(config, tensors),
+        stored=stored,
         download_bytes=listing.download_bytes,
-        has_chat_template=await _has_chat_template(files),
+        has_chat_template=has_template,
+        checksums=listing.checksums,
+        max_new_tokens=answer_tokens,
+        notes=tuple(filter(None, notes)),
     )
+
+
+@contextmanager
+def _naming_the_base(listing: Listing) -> Iterator[None]:
+    """Refusals of a quantised checkpoint say which repository, and which base to take instead where that is known."""
+    try:
+        yield
+    except Refused as refused:
+        served = refused.reason is not Reason.UNSUPPORTED_QUANTIZATION
+        base = f". Its base is {listing.base_named('')}" if listing.base_models and not served else ""
+        raise listing.refused(Reason(refused.reason), f"{refused.message}{base} ({listing.page}).") from None
 
 
 class _Files:
@@ -155,8 +188,9 @@ class _Files:
             return self._source.read_range(repository, commit, name, start, end)
 
         def read() -> tuple[TensorClass, ...]:
-            tensors = index.loaded_from(name, read_header(read_range, self._large, data_required=self._data_required))
-            return classes_of(((one.name, one.dtype, one.shape, one.bytes) for one in tensors), layers)
+            header = read_header(read_range, self._large, data_required=self._data_required)
+            loaded = index.loaded_from(name, header).items()
+            return classes_of(((name, one.dtype, one.shape, one.bytes) for name, one in loaded), layers)
 
         try:
             with translated(self._question):
@@ -183,9 +217,8 @@ async def _config(files: _Files) -> Mapping[str, Any]:
     config = await files.document(CONFIG)
     if config.get("quantization_config") or config.get("compression_config"):
         return config
-    for name in QUANTIZATION_FILES:
-        if name in files.listing.files:
-            return config | {"quantization_config": quantization_config(name, await files.document(name))}
+    if MODELOPT_CONFIG in files.listing.files:
+        return config | {"quantization_config": quantization_config(await files.document(MODELOPT_CONFIG))}
     return config
 
 
@@ -225,6 +258,23 @@ async def _all_or_first_failure(tasks: list[asyncio.Task[None]]) -> None:
 
 async def _has_chat_template(files: _Files) -> bool:
     names = files.listing.files
-    if CHAT_TEMPLATE in names:
+    if CHAT_TEMPLATE in names or files.listing.names_chat_template:
         return True
     return TOKENIZER_CONFIG in names and has_chat_template(await files.document(TOKENIZER_CONFIG))
+
+
+async def _answer_limit(files: _Files) -> tuple[int | None, str | None]:
+    """Tokens after which vLLM ends an answer by default, and a sentence on it. A broken file decides nothing, as in vLLM."""
+    if GENERATION_CONFIG not in files.listing.files:
+        return None, None
+    try:
+        limit = max_new_tokens(await files.document(GENERATION_CONFIG, MAX_GENERATION_CONFIG_BYTES))
+    except InvalidDocumentError as error:
+        return None, f"{GENERATION_CONFIG} is ignored: {error}"
+    except Refused as refused:
+        if refused.reason is not Reason.CONFIG_INVALID:
+            raise
+        return None, f"{GENERATION_CONFIG} is ignored: it cannot be read"
+    if limit is None:
+        return None, None
+    return limit, f"{GENERATION_CONFIG} ends an answer after {limit:,} tokens where a request sets no max_tokens"

@@ -5,11 +5,10 @@ Order matters: GatedRepoError is a RepositoryNotFoundError, and all of them are 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx2
@@ -23,15 +22,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers
 
 from kubequant.api.conditions import Reason
-from kubequant.errors import KubeQuantError, Refused, Throttled, Unavailable
+from kubequant.errors import KubeQuantError, Refused, Throttled, Unavailable, Waiting
+from kubequant.hub.breaker import OpenError
 from kubequant.hub.documents import quoted
-from kubequant.hub.transport import NotAHubError, RangeIgnoredError
+from kubequant.hub.limits import ThrottledError
+from kubequant.hub.session import RedirectError, cause_of
+from kubequant.hub.transport import ChangedError, NotAHubError, RangeIgnoredError
 
-MAX_RETRY_AFTER_SECONDS = 3600.0  # a header that says more is not believed
+CHANGED_RETRY_SECONDS = 15.0
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _TRANSPORT_ERRORS = (
+    ThrottledError,
+    OpenError,
+    RedirectError,
+    ChangedError,
     OfflineModeIsEnabled,
     httpx2.HTTPError,
     httpx2.InvalidURL,
@@ -71,6 +77,14 @@ def translated(question: Question) -> Iterator[None]:
 def failure_of(error: Exception, question: Question) -> KubeQuantError:
     """The house's error for what the transport raised."""
     match error:
+        case ThrottledError():
+            return throttled(question, error.retry_after_seconds)
+        case OpenError():
+            return _unavailable(question, str(error), error.retry_after_seconds)
+        case ChangedError():
+            return _changed(question, str(error))
+        case RedirectError():
+            return _unavailable(question, f"{error}.")
         case GatedRepoError():
             return _gated(question)
         case RepositoryNotFoundError():
@@ -95,7 +109,7 @@ def failure_of(error: Exception, question: Question) -> KubeQuantError:
                 f"it does not serve parts of files ({error} for a ranged request). Headers cannot be read "
                 "without fetching all weights; let the operator's endpoint, or the proxy before it, support Range.",
             )
-    return _unavailable(question, f"{type(error).__name__}: {error}"[:200])
+    return _unavailable(question, f"{cause_of(error)}. Tried again soon.")
 
 
 def without_context(refused: Refused) -> Refused:
@@ -103,11 +117,21 @@ def without_context(refused: Refused) -> Refused:
     return Refused(refused.reason, refused.message)
 
 
+def is_change(waiting: Waiting) -> bool:
+    """What was read so far is of no use."""
+    return waiting.reason == Reason.REPOSITORY_CHANGED
+
+
+def at_another_time(waiting: Waiting, retry_after_seconds: float) -> Waiting:
+    """A copy to raise."""
+    return type(waiting)(waiting.reason, waiting.message, retry_after_seconds)
+
+
 def with_user_token_hint(refused: Refused, has_user_token: bool) -> Refused:
     """A copy to raise; says why the user's own token did not help, where that may be the cause."""
     hint = (
-        " The operator reads no Secrets, so it cannot use the token that this model names for its pods: a model that only "
-        "that token opens cannot be described in this release. Give the operator a token of its own that opens it."
+        " The operator reads no Secrets, so it cannot use the token that this model names for its pods. Set inspector.image "
+        "in its configuration, and a Job beside the model reads it with that token; or give the operator a token of its own."
     )
     may_help = has_user_token and refused.reason in _USER_TOKEN
     return Refused(refused.reason, refused.message + hint * may_help)
@@ -123,6 +147,14 @@ def renamed(question: Question, now: str) -> Refused:
     )
 
 
+def no_token(endpoint: str) -> Refused:
+    return Refused(
+        Reason.TOKEN_INVALID,
+        f"The operator's token for the hub at {endpoint} is none: it holds blanks, lines or characters that no token has. "
+        "Put the token alone into the operator's Secret, or remove it to read public models without one.",
+    )
+
+
 def not_a_hub(question: Question, cause: str) -> Unavailable:
     return _unavailable(
         question, f"{cause}. Point the operator at an endpoint that speaks the Hugging Face Hub's protocol."
@@ -135,39 +167,20 @@ def timed_out(question: Question, seconds: float) -> Unavailable:
     )
 
 
-def throttled(endpoint: str, retry_after_seconds: float | None, authenticated: bool) -> Throttled:
+def throttled(question: Question, retry_after_seconds: float) -> Throttled:
     # No seconds in the message: they count down, and each look would write status anew and wake its own watch.
-    advice = "" if authenticated else " A token for the operator raises the limit."
+    advice = "" if question.authenticated else " A token for the operator raises the limit."
     return Throttled(
         Reason.HUB_THROTTLED,
-        f"The hub at {endpoint} takes no more requests from the operator for now (HTTP 429). Tried again as soon as it allows.{advice}",
+        f"The hub at {question.endpoint} takes no more requests from the operator for now (HTTP 429). "
+        f"Tried again as soon as it allows.{advice}",
         retry_after_seconds,
     )
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: of the RateLimit header where it is the cause, else of Retry-After (seconds or a date)."""
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return _bounded(limit.reset_in_seconds)
-    value = headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return _bounded(int(value))
-    try:
-        return _bounded(parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _bounded(seconds: float) -> float:
-    return min(max(float(seconds), 1.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def _by_status(error: HfHubHTTPError, question: Question) -> KubeQuantError:
     status = error.response.status_code
     said = quoted(error.server_message or error.response.reason_phrase)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return throttled(question.endpoint, retry_after(error.response.headers), question.authenticated)
     if status == HTTPStatus.UNAUTHORIZED:
         return _token_invalid(question, said) if "Invalid credentials" in str(error) else _not_found_or_gated(question)
     if status == HTTPStatus.FORBIDDEN:
@@ -206,10 +219,24 @@ def _bad_name(question: Question) -> Refused:
 
 
 def _revision_not_found(question: Question) -> Refused:
+    if _COMMIT.fullmatch(question.revision):
+        return Refused(
+            Reason.REVISION_NOT_FOUND,
+            f"{question.repository} has no commit {question.revision} (any more): it never was there, or the repository's history "
+            f"has been rewritten. Set spec.model.revision to a commit, tag or branch of {question.page}/commits/main.",
+        )
     return Refused(
         Reason.REVISION_NOT_FOUND,
-        f"{question.repository} has no branch, tag or commit {quoted(question.revision)}. "
+        f"{question.repository} has no branch or tag {quoted(question.revision)}. "
         f"See {question.page}/tree/main and correct spec.model.revision.",
+    )
+
+
+def _changed(question: Question, how: str) -> Waiting:
+    return Waiting(
+        Reason.REPOSITORY_CHANGED,
+        f"{question.repository} changed while it was read: {how}. It is read again from the start.",
+        CHANGED_RETRY_SECONDS,
     )
 
 
@@ -245,5 +272,7 @@ def _forbidden(question: Question, said: str) -> Refused:
     )
 
 
-def _unavailable(question: Question, cause: str) -> Unavailable:
-    return Unavailable(Reason.HUB_UNAVAILABLE, f"The hub at {question.endpoint} cannot be used: {cause}")
+def _unavailable(question: Question, cause: str, retry_after_seconds: float | None = None) -> Unavailable:
+    return Unavailable(
+        Reason.HUB_UNAVAILABLE, f"The hub at {question.endpoint} cannot be used: {cause}", retry_after_seconds
+    )

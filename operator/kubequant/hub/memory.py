@@ -37,6 +37,12 @@ class ExpiringCache(Generic[Key, Value]):
         if len(self._values) > self._entries:
             self._values.popitem(last=False)
 
+    def discard(self, key: Key) -> None:
+        self._values.pop(key, None)
+
+    def clear(self) -> None:
+        self._values.clear()
+
     def __len__(self) -> int:
         return len(self._values)
 

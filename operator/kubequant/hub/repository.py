@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import ModelInfo
 
 from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
+from kubequant.hub.checksums import checksum_of, digest_of
 from kubequant.hub.documents import quoted
 from kubequant.hub.patterns import downloaded
+from kubequant.hub.scans import Scan, scan_of
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
+MODELOPT_CONFIG = "hf_quant_config.json"  # the one companion in which vLLM looks for what config.json does not say
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 MAX_SHARDS = 2_000  # the largest public checkpoints have a few hundred
@@ -27,7 +31,10 @@ _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.saf
 
 @dataclass(frozen=True)
 class Listing:
-    """One repository at one commit: its files with their sizes in bytes (None where the hub names none)."""
+    """One repository at one commit: its files with their sizes in bytes (None where the hub names none).
+
+    `digests` are those of hub.checksums by file name; a folder on a disk has none.
+    """
 
     repository: str
     commit: str
@@ -35,6 +42,9 @@ class Listing:
     files: Mapping[str, int | None]
     base_models: tuple[str, ...] = ()
     gated: bool = False
+    digests: Mapping[str, str] = field(default_factory=dict)
+    scan: Scan = field(default_factory=Scan)
+    names_chat_template: bool = False  # the hub repeats the tokenizer's, which saves a request
 
     def refused(self, reason: Reason, message: str) -> Refused:
         return Refused(reason, f"{self.repository} at {self.commit[:12]}: {message}")
@@ -43,6 +53,11 @@ class Listing:
     def download_bytes(self) -> int:
         """Every file that a pod fetches. A file whose size the hub does not name counts nothing."""
         return sum(self.files[name] or 0 for name in downloaded(self.files))
+
+    @property
+    def checksums(self) -> str:
+        """hub.checksums over every file that a pod fetches."""
+        return checksum_of({name: self.digests.get(name, "") for name in downloaded(self.files)})
 
     def base_named(self, otherwise: str) -> str:
         return quoted(self.base_models[0]) if self.base_models else otherwise
@@ -57,7 +72,16 @@ def listing_of(info: ModelInfo, page: str) -> Listing:
         files={sibling.rfilename: sibling.size for sibling in info.siblings or ()},
         base_models=tuple(_base_models(info)),
         gated=bool(info.gated),
+        digests={one.rfilename: digest_of(one.lfs and one.lfs.sha256, one.blob_id) for one in info.siblings or ()},
+        scan=scan_of(info),
+        names_chat_template=_names_chat_template(info.config),
     )
+
+
+def _names_chat_template(config: object) -> bool:
+    """As the hub has it of the tokenizer_config.json that is in the list of files."""
+    tokenizer = config.get("tokenizer_config") if isinstance(config, dict) else None
+    return isinstance(tokenizer, dict) and bool(tokenizer.get("chat_template"))
 
 
 def _base_models(info: ModelInfo) -> Iterable[str]:

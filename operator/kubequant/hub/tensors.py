@@ -9,7 +9,7 @@ from dataclasses import replace
 from kubequant.api.conditions import Reason
 from kubequant.hub.documents import quoted
 from kubequant.hub.repository import Listing
-from kubequant.hub.shards import CorruptShardError, StoredTensor
+from kubequant.hub.shards import CorruptShardError, Header
 from kubequant.planning.values import TensorClass
 
 MAX_CLASSES = 256  # of all files together, as planning allows one; dense decoders have 10 to 40
@@ -28,13 +28,13 @@ class ShardIndex:
     def shards(self) -> list[str]:
         return sorted(self._due)
 
-    def loaded_from(self, shard: str, tensors: Iterable[StoredTensor]) -> list[StoredTensor]:
+    def loaded_from(self, shard: str, header: Header) -> Header:
         """The tensors of a file that count: not those which the index places in another one.
 
         Raises CorruptShardError when tensors that the index places here are missing.
         """
-        counted = [tensor for tensor in tensors if self._weight_map.get(tensor.name, shard) == shard]
-        if missing := sorted(self._due.get(shard, set()).difference(tensor.name for tensor in counted)):
+        counted = {name: tensor for name, tensor in header.items() if self._weight_map.get(name, shard) == shard}
+        if missing := sorted(self._due.get(shard, set()).difference(counted)):
             raise CorruptShardError(
                 f"it lacks {len(missing)} of the {len(self._due[shard])} tensors that the index places in it, "
                 f"first {quoted(missing[0])}"

@@ -11,7 +11,8 @@ from kubequant.manifests.pod import stamp_revision
 
 Manifest = dict[str, Any]
 
-FILES = ("launcher.py", "download.py")
+AUTHORITIES_FILE = "ca.pem"  # beside them: what download.py trusts beyond the public authorities
+FILES = ("launcher.py", "download.py", "model_files.py")
 NO_DEADLINE_SECONDS = 2**31 - 1  # progressDeadlineSeconds would count the download; failures are told by their cause
 
 

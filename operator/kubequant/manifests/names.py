@@ -15,6 +15,8 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "kubequant"
 MODEL_LABEL = "kubequant.dev/model"
 REVISION_LABEL = "kubequant.dev/revision"
+JOB_MODEL_LABEL = "kubequant.dev/job-of"  # on pods of Jobs, which MODEL_LABEL would make endpoints and replicas
+COMPONENT_LABEL = "app.kubernetes.io/component"
 REVISION_ANNOTATION = "kubequant.dev/revision"
 OUTCOME_ANNOTATION = "kubequant.dev/outcome"
 MEASURED_ANNOTATION = "kubequant.dev/measured"
@@ -54,20 +56,22 @@ def metadata_of(owner: Owner, name: str, **annotations: str) -> dict[str, Any]:
         "name": name,
         "namespace": owner.namespace,
         "labels": labels_of(owner),
-        "ownerReferences": [
-            {
-                "apiVersion": owner.api_version,
-                "kind": owner.kind,
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ],
+        "ownerReferences": [{**owner_reference(owner), "controller": True}],
     }
     if annotations:
         metadata["annotations"] = annotations
     return metadata
+
+
+def owner_reference(owner: Owner) -> dict[str, Any]:
+    """One owner of several; none of them controls the object."""
+    return {
+        "apiVersion": owner.api_version,
+        "kind": owner.kind,
+        "name": owner.name,
+        "uid": owner.uid,
+        "blockOwnerDeletion": False,
+    }
 
 
 def digest(value: Any, length: int = 64) -> str:

@@ -1,4 +1,5 @@
-"""The pod template: one init container that downloads the pinned commit, one container that runs the engine.
+"""The pod template: one init container that downloads the pinned commit (none where a volume of the user's holds the model,
+or a cache volume, which a Job fills), one container that runs the engine.
 
 Both are of the engine's own image, under Pod Security `restricted`. The launcher is process 1 of the engine's container
 (manifests/files/launcher.py says why); nothing of a user's reaches a shell: commands are lists.
@@ -61,12 +62,14 @@ def build_pod_template(owner: Owner, recipe: Recipe, pod: Pod, files_name: str) 
                     "seccompProfile": {"type": "RuntimeDefault"},
                 },
                 "nodeSelector": pod.node_selector or None,
-                "affinity": _affinity(recipe),
-                "tolerations": _tolerations(recipe, pod),
+                "affinity": node_affinity(recipe),
+                "tolerations": tolerations(recipe, pod),
                 "runtimeClassName": pod.runtime_class_name,
                 "priorityClassName": pod.priority_class_name,
                 "imagePullSecrets": [{"name": secret.name} for secret in pod.image_pull_secrets or []] or None,
-                "initContainers": [_download_container(recipe, pod)],
+                "initContainers": None
+                if recipe.claim or recipe.cache
+                else [download_container(recipe, _resources(pod, {}))],
                 "containers": [_engine_container(recipe, pod)],
                 "volumes": _volumes(recipe, files_name),
             }
@@ -82,13 +85,20 @@ def stamp_revision(template: Manifest, revision: str) -> Manifest:
 
 def _engine_container(recipe: Recipe, pod: Pod) -> Manifest:
     engine = recipe.engine
-    serve = ["vllm", "serve", MODEL_FOLDER, "--host", "0.0.0.0", "--port", str(HTTP_PORT)]  # noqa: S104 - the pod's own
+    serve = ["vllm", "serve", _model_folder(recipe), "--host", "0.0.0.0", "--port", str(HTTP_PORT)]  # noqa: S104 - the pod's own
     health = {"path": "/health", "port": "http"}
     return {
         "name": ENGINE_CONTAINER,
         "image": engine.image,
         "imagePullPolicy": engine.image_pull_policy,
-        "command": ["python3", f"{FILES_FOLDER}/launcher.py", "--port", str(STATUS_PORT), "--"],
+        "command": [
+            "python3",
+            f"{FILES_FOLDER}/launcher.py",
+            "--port",
+            str(STATUS_PORT),
+            *(["--model", MODEL_FOLDER] if recipe.cache else []),
+            "--",
+        ],
         "args": [
             *serve,
             *recipe.arguments,
@@ -122,15 +132,22 @@ def _engine_container(recipe: Recipe, pod: Pod) -> Manifest:
         "securityContext": _restricted(),
         "terminationMessagePolicy": "File",
         "volumeMounts": [
-            {"name": "model", "mountPath": "/models", "readOnly": True},
+            {"name": "model", "mountPath": MODEL_FOLDER if recipe.claim else "/models", "readOnly": True},
             *_common_mounts(),
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
         ],
     }
 
 
-def _download_container(recipe: Recipe, pod: Pod) -> Manifest:
-    environment = _environment({"HF_ENDPOINT": recipe.engine.hub_endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"})
+def download_container(recipe: Recipe, resources: Manifest) -> Manifest:
+    """Fills the volume `model`; it mounts those of `download_volumes` too."""
+    environment = _environment(
+        {
+            "HF_ENDPOINT": recipe.engine.hub_endpoint,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            **dict(recipe.engine.hub_environment),
+        }
+    )
     if recipe.token_secret:
         name, key = recipe.token_secret
         environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": name, "key": key}}})
@@ -148,13 +165,21 @@ def _download_container(recipe: Recipe, pod: Pod) -> Manifest:
             MODEL_FOLDER,
             "--expected-bytes",
             str(recipe.download_bytes),
+            "--port",
+            str(STATUS_PORT),
+            *(["--checksums", recipe.checksums] if recipe.checksums else []),
         ],
         "env": environment,
-        "resources": _resources(pod, {}),
+        "resources": resources,
         "securityContext": _restricted(),
         "terminationMessagePolicy": "File",
         "volumeMounts": [{"name": "model", "mountPath": "/models"}, *_common_mounts()],
     }
+
+
+def _model_folder(recipe: Recipe) -> str:
+    """A user's volume is mounted as a whole: links from the model's folder may lead elsewhere in it."""
+    return f"{MODEL_FOLDER}/{recipe.claim[1]}" if recipe.claim and recipe.claim[1] else MODEL_FOLDER
 
 
 def _environment(values: dict[str, str]) -> list[Manifest]:
@@ -172,17 +197,36 @@ def _common_mounts() -> list[Manifest]:
 
 
 def _volumes(recipe: Recipe, files_name: str) -> list[Manifest]:
-    # A tenth and 1 GiB above what the Hub says: partial files of an interrupted download lie beside the whole ones.
-    model_mib = -(-(recipe.download_bytes + recipe.download_bytes // 10 + GIB) // MIB)
     # Also for one GPU: executors other than the in-process one take it there too, and the default 64 MiB fail them all.
     shm_mib = (SHM_BASE_BYTES + recipe.gpus * SHM_WORKER_BYTES) // MIB
     return [
-        {"name": "model", "emptyDir": {"sizeLimit": f"{model_mib}Mi"}},
+        {"name": "model", **_model_volume(recipe)},
+        *download_volumes(files_name),
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_mib}Mi"}},
+    ]
+
+
+def download_volumes(files_name: str) -> list[Manifest]:
+    """What the download needs beside the volume that it fills; the engine needs the same."""
+    return [
         {"name": "files", "configMap": {"name": files_name, "defaultMode": 0o444}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "home", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_mib}Mi"}},
     ]
+
+
+def _model_volume(recipe: Recipe) -> Manifest:
+    if recipe.claim:
+        # Read-only as a volume, not as a mount alone: the kubelet must not give the user's files to our group.
+        return {"persistentVolumeClaim": {"claimName": recipe.claim[0], "readOnly": True}}
+    if recipe.cache:
+        return {"persistentVolumeClaim": {"claimName": recipe.cache.claim, "readOnly": True}}
+    return {"emptyDir": {"sizeLimit": f"{model_volume_bytes(recipe) // MIB}Mi"}}
+
+
+def model_volume_bytes(recipe: Recipe) -> int:
+    """A tenth and 1 GiB above what the Hub says, for the filesystem's own and files of unknown size; in whole MiB."""
+    return -(-(recipe.download_bytes + recipe.download_bytes // 10 + GIB) // MIB) * MIB
 
 
 def _resources(pod: Pod, gpus: dict[str, str]) -> Manifest:
@@ -204,7 +248,7 @@ def _restricted() -> Manifest:
     }
 
 
-def _affinity(recipe: Recipe) -> Manifest:
+def node_affinity(recipe: Recipe) -> Manifest:
     """Exactly the product that the plan rests on, with at least the memory that it rests on. Either term will do.
 
     Nodes selected by labels of a cloud or a pool may have no label of GPU Feature Discovery. Where they have one, now or after it
@@ -232,7 +276,7 @@ def _absent(label: str) -> Manifest:
     return {"key": label, "operator": "DoesNotExist"}
 
 
-def _tolerations(recipe: Recipe, pod: Pod) -> list[Manifest]:
+def tolerations(recipe: Recipe, pod: Pod) -> list[Manifest]:
     """For the taint that GPU nodes commonly carry (these pods do ask for GPUs), for those of the GPU class, and the user's."""
     ours = [
         {name: value for name, value in asdict(toleration).items() if value}

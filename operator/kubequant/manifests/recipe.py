@@ -13,11 +13,30 @@ from kubequant.planning.values import Toleration
 
 
 @dataclass(frozen=True)
+class CacheSettings:
+    """The operator's configuration of cache volumes. `storage_class` None: the cluster's default."""
+
+    storage_class: str | None
+    access_mode: str
+
+
+@dataclass(frozen=True)
+class CacheVolume:
+    """The claim that holds the weights once for all pods of a namespace that serve this commit, in place of their emptyDirs."""
+
+    claim: str
+    size_bytes: int
+    storage_class: str | None
+    access_mode: str
+
+
+@dataclass(frozen=True)
 class EngineSettings:
-    """The operator's configuration of the engine.
+    """The operator's configuration of the engine and of what its pods download.
 
     `start_allowance_seconds` is what the engine may take to start beside loading (imports, graphs, compilation);
-    `load_floor_bytes_per_second` the slowest disk that is still waited for.
+    `load_floor_bytes_per_second` the slowest disk that is still waited for. `hub_environment` is what an HTTP client needs to
+    reach the hub (proxies); `cache` None: each pod downloads for itself.
     """
 
     name: str
@@ -29,6 +48,8 @@ class EngineSettings:
     start_allowance_seconds: int
     load_floor_bytes_per_second: int
     hub_endpoint: str
+    hub_environment: tuple[tuple[str, str], ...] = ()
+    cache: CacheSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,11 @@ class Recipe:
     gpu_selector: tuple[tuple[str, str], ...] = ()
     gpu_memory_labelled: bool = True
     tolerations: tuple[Toleration, ...] = ()
+    checksums: str = ""  # of all files (hub/checksums.py); "" where the hub names none
+    cache: CacheVolume | None = None
+    claim: tuple[str, str] | None = (
+        None  # (name, folder) of the user's volume that holds the model; None: it is downloaded
+    )
 
     @property
     def start_budget_seconds(self) -> int:
@@ -66,7 +92,7 @@ class Recipe:
     def from_json(cls, data: dict[str, Any]) -> Recipe:
         """Reads what `to_json` wrote, fields of newer versions ignored. Raises KeyError where one is missing."""
         engine = data["engine"]
-        secret = data.get("token_secret")
+        secret, claim = data.get("token_secret"), data.get("claim")
         return cls(
             repository=data["repository"],
             commit=data["commit"],
@@ -87,9 +113,14 @@ class Recipe:
                 start_allowance_seconds=engine["start_allowance_seconds"],
                 load_floor_bytes_per_second=engine["load_floor_bytes_per_second"],
                 hub_endpoint=engine["hub_endpoint"],
+                hub_environment=tuple((name, value) for name, value in engine.get("hub_environment", ())),
+                cache=CacheSettings(**engine["cache"]) if engine.get("cache") else None,
             ),
             gpu_resource=data.get("gpu_resource", GPU_RESOURCE),
             gpu_selector=tuple((key, value) for key, value in data.get("gpu_selector", ())),
             gpu_memory_labelled=data.get("gpu_memory_labelled", True),
             tolerations=tuple(Toleration(**toleration) for toleration in data.get("tolerations", ())),
+            checksums=data.get("checksums", ""),
+            cache=CacheVolume(**data["cache"]) if data.get("cache") else None,
+            claim=(claim[0], claim[1]) if claim else None,
         )

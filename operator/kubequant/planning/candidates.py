@@ -87,6 +87,19 @@ class Candidate:
     kv_cache_dtype: str  # BF16 | F16 | FP8
     pipeline_parallel_size: int = 1
     measurement: Measurement | None = None
+    trust: int = (
+        0  # place among the checkpoints tried: 0 what was asked for, found ones by trust, then what could be made
+    )
+
+    @property
+    def is_ours(self) -> bool:
+        """Chosen by the planner: neither what was named, nor of a scheme asked for."""
+        return (self.trust > 0 or self.facts.predicted) and self.intent.scheme == "Auto"
+
+    @property
+    def checkpoint(self) -> str:
+        """The repository that is tried in place of the model asked for; nothing where it is that model, or does not exist."""
+        return self.facts.repository if self.trust and not self.facts.predicted else ""
 
     @property
     def tensor_parallel_size(self) -> int:

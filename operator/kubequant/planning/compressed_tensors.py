@@ -31,6 +31,7 @@ from kubequant.planning.quantization_fields import (
 )
 from kubequant.planning.values import StoredMethod, StoredQuantization, TensorClass
 
+_UNPACKED = ("int-quantized", "naive-quantized")
 _STORED_AS = {
     "W4A16": ("weight_packed", ("I32",)),
     "W8A16": ("weight_packed", ("I32",)),
@@ -43,19 +44,37 @@ _STORED_AS = {
 
 def compressed_tensors(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
     """Raises Refused with UnsupportedQuantization, or CorruptCheckpoint when headers and config disagree."""
-    sparsity = declared.get("sparsity_config") or {}
-    if not isinstance(sparsity, Mapping) or sparsity.get("format", "dense") != "dense":
-        raise unsupported(f"sparse compressed-tensors are not served: {INSTEAD}")
+    _refuse_sparsity(declared.get("sparsity_config"))
     if declared.get("transform_config"):
         raise unsupported(f"compressed-tensors with rotations (transform_config) are not served: {INSTEAD}")
     groups = declared.get("config_groups")
+    kv_cache_dtype = _kv_cache_dtype(declared.get("kv_cache_scheme"))
+    if kv_cache_dtype and not groups:
+        raise unsupported(
+            "a checkpoint that quantises nothing but its KV cache is not served: take its 16-bit base, and set "
+            "serving.kvCacheDtype FP8"
+        )
     if not isinstance(groups, Mapping) or not groups:
         raise corrupt("compressed-tensors without config_groups: config.json does not say how weights are stored")
-    found = [_group(group, tensors) for group in groups.values()]
+    found = [_group(group, declared, tensors) for group in groups.values() if not _of_attention(group)]
+    if not found:
+        raise unsupported(f"compressed-tensors of attention alone are not served: {INSTEAD}")
     most = max(found, key=lambda stored: _bytes_stored_as(stored.scheme, tensors))
-    return replace(
-        most, kv_cache_dtype=_kv_cache_dtype(declared.get("kv_cache_scheme")), ignored=names(declared.get("ignore"))
-    )
+    return replace(most, kv_cache_dtype=kv_cache_dtype, ignored=names(declared.get("ignore")))
+
+
+def _refuse_sparsity(sparsity: object) -> None:
+    """vLLM takes a sparsity_config that targets nothing, and refuses any other: no kernel for 2:4 is left."""
+    if not sparsity:
+        return
+    if not isinstance(sparsity, Mapping) or sparsity.get("format", "dense") != "dense" or sparsity.get("targets"):
+        raise unsupported(f"sparse compressed-tensors (2:4 and others) are not served: {INSTEAD}")
+
+
+def _of_attention(group: object) -> bool:
+    """Such a group says how queries and the KV cache are quantised: kv_cache_scheme says that too, and vLLM skips it."""
+    targets = group.get("targets") if isinstance(group, Mapping) else None
+    return isinstance(targets, list) and len(targets) == 1 and str(targets[0]).endswith("Attention")
 
 
 def _bytes_stored_as(scheme: str, tensors: Sequence[TensorClass]) -> int:
@@ -63,12 +82,19 @@ def _bytes_stored_as(scheme: str, tensors: Sequence[TensorClass]) -> int:
     return sum(tensor.bytes for tensor in tensors if parameter(tensor) == called and tensor.dtype in dtypes)
 
 
-def _group(group: object, tensors: Sequence[TensorClass]) -> StoredQuantization:
-    weights = group.get("weights") if isinstance(group, Mapping) else None
-    activations = group.get("input_activations") if isinstance(group, Mapping) else None
+def _group(group: object, declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
+    fields: Config = group if isinstance(group, Mapping) else {}
+    weights, activations = fields.get("weights"), fields.get("input_activations")
     if not isinstance(weights, Mapping) or not isinstance(activations, Mapping | None):
         raise corrupt("a group of compressed-tensors names no weights: config.json does not say how they are stored")
     kind, bits = str(weights.get("type", "int")), whole(weights, "num_bits")
+    layout = str(fields.get("format") or declared.get("format") or "")
+    if layout.startswith("marlin"):
+        raise unsupported(f"compressed-tensors in the format {layout[:30]!r} are not served: {INSTEAD}")
+    if kind == "int" and activations is None and layout in _UNPACKED:
+        raise unsupported(
+            f"compressed-tensors in the format {layout!r} with activations in 16 bit are not served: {INSTEAD}"
+        )
     if kind == "float" and bits == 8 and weights.get("strategy") != "group":
         return _fp8(weights, tensors)
     if kind == "float" and bits == 4:
@@ -106,8 +132,11 @@ def _fp4(weights: Config, activations: Config | None, tensors: Sequence[TensorCl
 def _packed(weights: Config, bits: int, tensors: Sequence[TensorClass]) -> StoredQuantization:
     require("compressed-tensors (pack-quantized)", tensors, "weight_packed", "weight_scale")
     require_dtype("compressed-tensors (pack-quantized)", tensors, "weight_packed", "I32")
-    if weights.get("actorder") in (True, "group"):
-        raise unsupported(f"compressed-tensors with act-order in groups are not served: {INSTEAD}")
+    if weights.get("actorder") in (True, "group", "dynamic"):
+        raise unsupported(
+            "compressed-tensors with act-order in groups are no longer served: take an export with actorder: static, or "
+            "none"
+        )
     symmetric = weights.get("symmetric", True) is not False
     if bits == 8 and not symmetric:
         raise unsupported(f"8-bit weights with zero points are not served, only symmetric ones: {INSTEAD}")
@@ -123,6 +152,8 @@ def _channel(weights: Config) -> int | None:
 def _kv_cache_dtype(scheme: object) -> str | None:
     if scheme is None:
         return None
-    if isinstance(scheme, Mapping) and scheme.get("num_bits") == 8 and scheme.get("type") == "float":
-        return "FP8"
-    raise unsupported(f"a KV cache scheme other than 8-bit float is not served: {INSTEAD}")
+    if not isinstance(scheme, Mapping) or (scheme.get("num_bits"), scheme.get("type")) != (8, "float"):
+        raise unsupported(f"a KV cache scheme other than 8-bit float is not served: {INSTEAD}")
+    if scheme.get("strategy") != "tensor" or scheme.get("symmetric") is not True:
+        raise unsupported(f"a KV cache scheme other than symmetric with one scale a layer is not served: {INSTEAD}")
+    return "FP8"

@@ -19,7 +19,7 @@ from kubequant.planning.policy import compared
 from kubequant.planning.ranking import ranked
 from kubequant.planning.report import plan_of
 from kubequant.planning.rules import MEMORY_RULE_NAMES, USER_RULE_NAMES, first_refusal
-from kubequant.planning.schemes import checkpoints, not_makeable, worth_trying
+from kubequant.planning.schemes import checkpoints, not_makeable, not_wanted, worth_trying
 from kubequant.planning.tensors import disagreement
 from kubequant.planning.text import gib
 from kubequant.planning.values import Fleet, GpuClass, Intent, Measurement, ModelFacts, Plan, Refusal, Refused
@@ -47,36 +47,42 @@ def plan(
     fleet: Fleet,
     engine: vllm.EngineProfile,
     measured: Sequence[Measured] = (),
+    found: Sequence[ModelFacts] = (),
 ) -> Plan | Refused:
-    """Decides. Deterministic in its arguments; the order of nodes does not matter."""
+    """Decides. Deterministic in its arguments; the order of nodes does not matter.
+
+    `found` are published checkpoints of the model, the most trusted first: they compete with it.
+    """
     refused = _inputs_refused(intent, facts) or _fleet_refused(fleet)
     if refused:
         return refused
-    tried = checkpoints(intent, facts)
+    tried = checkpoints(intent, facts, found)
     if isinstance(tried, Refused):
         return tried
     survivors: list[Candidate] = []
     refusals: list[Tried] = []
+    first_trust = 0 if tried[0] is facts else 1
     for gpu, gpus in _placements(fleet, intent):
-        for checkpoint in tried:
+        for trust, checkpoint in enumerate(tried, first_trust):
             if not worth_trying(checkpoint, intent, gpu.compute_capability):
                 continue
             measurement = _measurement(measured, engine, gpu, gpus, checkpoint)
-            outcome = _try(intent, checkpoint, engine, gpu, gpus, measurement)
+            outcome = _try(intent, checkpoint, engine, gpu, gpus, measurement, trust)
             if isinstance(outcome, Candidate):
                 survivors.append(outcome)
             else:
                 refusals.append(outcome)
     kept, compared_refusals = compared(survivors)
+    never_tried = (*not_makeable(intent, facts), *not_wanted(intent, found))
     every_refusal = (
         *(refusal for _, refusal in compared_refusals),
-        *not_makeable(intent, facts),
+        *never_tried,
         *(refusal for _, refusal in sorted(refusals, key=closeness, reverse=True)),
     )
     if obstacle := vllm.code_obstacle(facts.shape):
         return Refused(Reason.UNSUPPORTED_ARCHITECTURE, f"{facts.repository}: {obstacle}", every_refusal)
     if not kept:
-        return _nothing_passed(refusals + compared_refusals, not_makeable(intent, facts), fleet)
+        return _nothing_passed(refusals + compared_refusals, never_tried, fleet)
     best, *others = ranked(kept, intent.objective)
     return plan_of(best, others, every_refusal, fleet)
 
@@ -96,6 +102,7 @@ def _try(
     gpu: GpuClass,
     gpus: int,
     measurement: Measurement | None,
+    trust: int,
 ) -> Candidate | Tried:
     """The first of its variants that passes, else the one that came closest: KV caches in the order of
     `kv_cache_dtypes`, the larger prefill batch before the smaller."""
@@ -103,7 +110,15 @@ def _try(
     for kv_cache_dtype in kv_cache_dtypes(intent, checkpoint.shape, gpu.compute_capability):
         for batched_tokens in vllm.batched_token_choices(gpu.memory_bytes, intent.concurrent_requests):
             candidate = Candidate(
-                intent, checkpoint, engine, gpu, gpus, batched_tokens, kv_cache_dtype, measurement=measurement
+                intent,
+                checkpoint,
+                engine,
+                gpu,
+                gpus,
+                batched_tokens,
+                kv_cache_dtype,
+                measurement=measurement,
+                trust=trust,
             )
             refusal = first_refusal(candidate)
             if refusal is None:

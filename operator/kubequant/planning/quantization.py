@@ -24,6 +24,7 @@ from kubequant.planning.quantization_fields import (
     Config,
     block,
     corrupt,
+    flag,
     group_size,
     names,
     parameter,
@@ -32,35 +33,17 @@ from kubequant.planning.quantization_fields import (
     unsupported,
     whole,
 )
+from kubequant.planning.quantization_foreign import refuse_foreign_tensors, refused_method
 from kubequant.planning.values import StoredMethod, StoredQuantization, TensorClass
 
-_NEEDS_PLUGIN = "needs a plugin that vLLM's image does not bring"
-_NO_KERNEL = "has no kernel in vLLM 0.33"
-_OTHER_HARDWARE = "is made for other hardware"
-_UNTOLD = "has a layout that safetensors headers do not tell, so that no size could be promised"
+_TEXT_MODELS = ("text_config", "llm_config", "language_config")
 
-_REFUSED: Mapping[str, tuple[str, str]] = {
-    "bitsandbytes": ("bitsandbytes", _NEEDS_PLUGIN),
-    "gguf": ("GGUF", _NEEDS_PLUGIN),
-    "torchao": ("torchao", _UNTOLD),
-    "auto-round": ("AutoRound in its own format", _UNTOLD),
-    "intel/auto-round": ("AutoRound in its own format", _UNTOLD),
-    "inc": ("Intel Neural Compressor", _OTHER_HARDWARE),
-    "quark": ("Quark", _OTHER_HARDWARE),
-    "aqlm": ("AQLM", _NO_KERNEL),
-    "exl2": ("EXL2", _NO_KERNEL),
-    "exl3": ("EXL3", _NO_KERNEL),
-    "eetq": ("EETQ", _NO_KERNEL),
-    "hqq": ("HQQ", _NO_KERNEL),
-    "vptq": ("VPTQ", _NO_KERNEL),
-    "spqr": ("SpQR", _NO_KERNEL),
-    "quip": ("QuIP", _NO_KERNEL),
-    "higgs": ("HIGGS", _NO_KERNEL),
-    "bitnet": ("BitNet", _NO_KERNEL),
-    "quanto": ("Quanto", _NO_KERNEL),
-    "fbgemm_fp8": ("FBGEMM FP8", "is deprecated, and vLLM 0.33 refuses to load it"),
-    "fp_quant": ("FP-Quant", "is deprecated, and vLLM 0.33 refuses to load it"),
-}
+
+def refuse_unserved(config: Config) -> None:
+    """Raises Refused where config.json alone says that the checkpoint is not served, before any header is read."""
+    declared = _declared(config)
+    if isinstance(declared, Mapping) and _method(declared) not in _READERS:
+        raise refused_method(_method(declared))
 
 
 def stored_quantization(config: Config, tensors: Sequence[TensorClass]) -> StoredQuantization | None:
@@ -70,21 +53,39 @@ def stored_quantization(config: Config, tensors: Sequence[TensorClass]) -> Store
     """
     declared = _declared(config)
     if not declared:
+        refuse_foreign_tensors(tensors, "")
         _refuse_undeclared(tensors)
         return None
     if not isinstance(declared, Mapping):
         raise corrupt(f"quantization_config in config.json must be an object, not {declared!r:.50}")
-    method = str(declared.get("quant_method", "")).lower()
+    method = _method(declared)
     reader = _READERS.get(method)
     if reader is None:
-        title, why = _REFUSED.get(method, (repr(method[:50]) if method else "without quant_method", _NO_KERNEL))
-        raise unsupported(f"quantisation {title} {why}, and is not served: {INSTEAD}")
+        raise refused_method(method)
+    refuse_foreign_tensors(tensors, method)
     return reader(declared, tensors)
+
+
+def kv_scales_note(stored: StoredQuantization | None, tensors: Sequence[TensorClass]) -> str | None:
+    """One sentence where a config promises scales for an FP8 KV cache and the headers hold none. Their values are not read."""
+    if stored is None or stored.kv_cache_dtype != "FP8":
+        return None
+    if any(parameter(tensor) in ("k_scale", "v_scale", "kv_scale") and tensor.bytes for tensor in tensors):
+        return None
+    return "its config promises an FP8 KV cache, but its files hold no scales for one: vLLM takes 1.0, which may cost accuracy"
+
+
+def _method(declared: Config) -> str:
+    """As vLLM reads it: ModelOpt's exports may name their producer instead."""
+    producer = declared.get("producer")
+    if isinstance(producer, Mapping) and producer.get("name") == "modelopt" and "quant_method" not in declared:
+        return "modelopt"
+    return str(declared.get("quant_method") or "").lower().replace("compressed_tensors", "compressed-tensors")
 
 
 def _declared(config: Config) -> object:
     """Multimodal configs may say it of their text model only."""
-    nested = (config.get(name) for name in ("text_config", "llm_config", "language_config"))
+    nested = (config.get(name) for name in _TEXT_MODELS)
     for level in (config, *(part for part in nested if isinstance(part, Mapping))):
         if declared := level.get("quantization_config") or level.get("compression_config"):
             return declared
@@ -96,14 +97,14 @@ def _refuse_undeclared(tensors: Sequence[TensorClass]) -> None:
     if quantised:
         raise corrupt(
             f"config.json has no quantization_config, but the headers hold {quantised.pattern} in {quantised.dtype}: "
-            "one of the two is wrong; take the files of one and the same export"
+            "vLLM looks for it nowhere else (a quantize_config.json does not count). Add it there, or take another export"
         )
 
 
 def _looks_quantised(tensor: TensorClass) -> bool:
     name = parameter(tensor)
     return name in ("qweight", "weight_packed") or (
-        name.endswith(("weight", "_proj", "_blocks")) and tensor.dtype in (*FP8_DTYPES, "I8", "U8")
+        name.endswith(("weight", "_proj", "_blocks")) and tensor.dtype in (*FP8_DTYPES, "I8", "U8", "U32")
     )
 
 
@@ -117,38 +118,60 @@ def _awq(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization
         raise unsupported(f"AWQ with {bits} bits is not served, only 4: {INSTEAD}")
     if layout != "gemm":
         raise unsupported(f"AWQ in the layout {layout[:30]!r} is not served, only gemm: {INSTEAD}")
-    if declared.get("zero_point") is False:
+    if not flag(declared, "zero_point"):
         raise unsupported(f"AWQ without zero points is not served: {INSTEAD}")
     require("AWQ", tensors, "qweight", "qzeros", "scales")
+    _refuse_other_awq_layouts(tensors)
     size = group_size(declared, "AWQ", "group_size", "q_group_size")
     _check_groups("AWQ", tensors, bits, size, packed_along_inputs=False)
     ignored = names(declared.get("modules_to_not_convert"))
     return StoredQuantization(StoredMethod.AWQ, "W4A16", bits, size, symmetric=False, ignored=ignored)
 
 
+def _refuse_other_awq_layouts(tensors: Sequence[TensorClass]) -> None:
+    """GEMV has outputs before inputs, and so one row of scales a row of weights; GEMV-fast packs into 16 bit."""
+    rows = {t.pattern.removesuffix("scales"): t.shape[0] for t in tensors if parameter(t) == "scales" and t.shape}
+    for tensor in tensors:
+        if parameter(tensor) != "qweight" or not tensor.shape:
+            continue
+        gemv = rows.get(tensor.pattern.removesuffix("qweight")) == tensor.shape[0]
+        if gemv or tensor.dtype != "I32":
+            layout = "gemv" if gemv else f"that packs into {tensor.dtype} (gemv_fast)"
+            raise unsupported(f"the headers hold AWQ in the layout {layout}, and only gemm is served: {INSTEAD}")
+
+
 def _gptq(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
-    bits, act_order = whole(declared, "bits"), bool(declared.get("desc_act", False))
+    bits, act_order = whole(declared, "bits"), flag(declared, "desc_act")
     size = group_size(declared, "GPTQ", "group_size")
-    if bits not in (4, 8):
-        raise unsupported(f"GPTQ with {bits} bits is not served, only 4 and 8: {INSTEAD}")
-    if declared.get("sym", True) is not True:
-        raise unsupported(f"asymmetric GPTQ (sym: false) is not served: {INSTEAD}")
-    if act_order and size != -1:
-        raise unsupported(
-            f"GPTQ with act-order in groups (desc_act: true, group_size: {size}) is no longer served: take an "
-            "export with desc_act: false, or an AWQ or compressed-tensors checkpoint"
-        )
     if str(declared.get("checkpoint_format", "gptq")) not in ("gptq", "gptq_v2"):
         raise unsupported(f"GPTQ in the format {declared['checkpoint_format']!r:.30} is not served: {INSTEAD}")
+    rules = [declared, *({**declared, **rule} for rule in _positive_rules(declared.get("dynamic")))]
+    for rule in rules:
+        _refuse_gptq(rule)
     require("GPTQ", tensors, "qweight", "scales")
-    if not _varies(declared.get("dynamic")):
+    if len(rules) == 1:
         _check_groups("GPTQ", tensors, bits, size, packed_along_inputs=True)
     return StoredQuantization(StoredMethod.GPTQ, f"W{bits}A16", bits, size, act_order=act_order)
 
 
-def _varies(dynamic: object) -> bool:
-    """GPTQModel's rules by layer: those that begin with "-:" leave a layer in 16 bit, others give it other bits."""
-    return isinstance(dynamic, Mapping) and any(not str(rule).startswith("-:") for rule in dynamic)
+def _refuse_gptq(rule: Config) -> None:
+    """Of the whole checkpoint, or of the layers that one of its `dynamic` rules names."""
+    bits, size = whole(rule, "bits"), group_size(rule, "GPTQ", "group_size")
+    if bits not in (4, 8):
+        raise unsupported(f"GPTQ with {bits} bits is not served, only 4 and 8: {INSTEAD}")
+    if not flag(rule, "sym"):
+        raise unsupported(f"asymmetric GPTQ (sym: false) is not served: {INSTEAD}")
+    if flag(rule, "desc_act") and size != -1:
+        raise unsupported(
+            f"GPTQ with act-order in groups (desc_act: true, group_size: {size}) is no longer served: take an "
+            "export with desc_act: false, or an AWQ or compressed-tensors checkpoint"
+        )
+
+
+def _positive_rules(dynamic: object) -> list[Config]:
+    """GPTQModel's rules by layer: those that begin with "-:" leave a layer in 16 bit, others change what they name."""
+    rules = dynamic.items() if isinstance(dynamic, Mapping) else ()
+    return [rule for name, rule in rules if not str(name).startswith("-:") and isinstance(rule, Mapping)]
 
 
 def _check_groups(
@@ -179,15 +202,19 @@ def _check_groups(
 
 def _fp8(declared: Config, tensors: Sequence[TensorClass]) -> StoredQuantization:
     require_dtype("fp8", tensors, "weight", *FP8_DTYPES)
+    activations = declared.get("activation_scheme")
+    if activations not in ("dynamic", "static"):
+        raise corrupt(f"activation_scheme in quantization_config must be dynamic or static, not {activations!r:.50}")
     sides = declared.get("weight_block_size")
     of_block = block(sides) if sides is not None else None
-    if of_block and declared.get("activation_scheme", "dynamic") != "dynamic":
+    if of_block and activations == "static":
         raise unsupported(
             "FP8 in blocks with static activation scales is not served: take one with dynamic activations"
         )
-    if of_block:
-        require("fp8 in blocks", tensors, "weight_scale_inv")
-    ignored = names(declared.get("modules_to_not_convert") or declared.get("ignored_layers"))
+    require("fp8 in blocks" if of_block else "fp8", tensors, "weight_scale_inv" if of_block else "weight_scale")
+    if activations == "static":
+        require("fp8 with static activations", tensors, "input_scale")
+    ignored = names(declared.get("ignored_layers") or declared.get("modules_to_not_convert"))
     return StoredQuantization(StoredMethod.FP8, "FP8", 8, block=of_block, ignored=ignored)
 
 
@@ -254,5 +281,6 @@ _READERS: Mapping[str, Callable[[Config, Sequence[TensorClass]], StoredQuantizat
     "fp8": _fp8,
     "modelopt": _modelopt,
     "modelopt_fp4": _modelopt,
+    "modelopt_mixed": _modelopt,
     "mxfp4": _mxfp4,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ GROUP_SIZES = (-1, 32, 64, 128)
 FP8_DTYPES = ("F8_E4M3", "F8_E4M3FN")
 INSTEAD = "use a checkpoint in AWQ, GPTQ or compressed-tensors (W4A16, FP8), or the 16-bit original"
 _MAX_IGNORED = 32
+_MAX_NAME_CHARACTERS = 128
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 def parameter(tensor: TensorClass) -> str:
@@ -51,6 +54,14 @@ def whole(declared: Config, *names: str) -> int:
     return value
 
 
+def flag(declared: Config, name: str) -> bool:
+    """A field without which vLLM does not start. Raises Refused with CorruptCheckpoint when it is neither true nor false."""
+    value = declared.get(name)
+    if type(value) is not bool:
+        raise corrupt(f"{name} in quantization_config must be true or false, not {value!r:.50}")
+    return value
+
+
 def group_size(declared: Config, method: str, *names: str) -> int:
     """Raises Refused for a size that no kernel takes."""
     size = whole(declared, *names)
@@ -68,10 +79,11 @@ def block(sides: object) -> tuple[int, int]:
 
 
 def names(value: object) -> tuple[str, ...]:
-    """Layers left in 16 bit, as the config names them: for people to read; bytes come from the headers."""
+    """Layers left in 16 bit, as the config names them, their numbers starred: for people to read; bytes come from the headers."""
     if not isinstance(value, list):
         return ()
-    return tuple(str(name)[:128] for name in value[:_MAX_IGNORED])
+    starred = dict.fromkeys(_NUMBER.sub("*", str(name)[:_MAX_NAME_CHARACTERS]) for name in value)
+    return tuple(starred)[:_MAX_IGNORED]
 
 
 def unsupported(message: str) -> Refused:

@@ -49,8 +49,8 @@ def _cost(candidate: Candidate, priced: bool) -> tuple[float, int, int, float]:
     return taken or 0.0, preference(candidate), candidate.gpus, seconds_per_token(candidate)
 
 
-def _ties(candidate: Candidate) -> tuple[int, int, str]:
-    return candidate.pipeline_parallel_size, -candidate.kv_cache_tokens, candidate.gpu.product
+def _ties(candidate: Candidate) -> tuple[int, int, str, int]:
+    return candidate.pipeline_parallel_size, -candidate.kv_cache_tokens, candidate.gpu.product, candidate.trust
 
 
 def seconds_per_token(candidate: Candidate) -> float:

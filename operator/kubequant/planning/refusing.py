@@ -38,6 +38,8 @@ REASONS = {
     "smallModel": "QualityTooLow",
     "qualityGate": "NeedsQualityGate",
     "checkpoint": "CannotBeMade",
+    "sameScheme": "AnotherGoesBefore",
+    "scheme": "NotWanted",
 }
 """What each rule's refusal is called for programs."""
 
@@ -52,9 +54,12 @@ def refusal(candidate: Candidate, rule: str, message: str, **numbers: int) -> Re
         message=f"{candidate.name}{_made(candidate)}: {message}",
         numbers=tuple(numbers.items()),
         reason=REASONS[rule],
+        checkpoint=candidate.checkpoint,
     )
 
 
 def _made(candidate: Candidate) -> str:
     """Of several schemes of one model it must be said which was tried."""
+    if candidate.checkpoint:
+        return f" with {candidate.checkpoint} ({candidate.scheme})"
     return f" in {candidate.scheme}" if candidate.facts.predicted else ""

@@ -117,7 +117,7 @@ def _launch(best: Candidate, served_model_name: str) -> vllm_arguments.Launch:
 
 
 def _alternative(other: Candidate) -> Alternative:
-    made = ", to be made" if other.facts.predicted else ""
+    made = ", to be made" if other.facts.predicted else f" ({other.checkpoint})" if other.checkpoint else ""
     return Alternative(
         gpu=other.gpu.product,
         gpus=other.gpus,
@@ -128,6 +128,7 @@ def _alternative(other: Candidate) -> Alternative:
         kv_cache_tokens=other.kv_cache_tokens,
         memory_bytes=other.memory_taken_bytes,
         predicted=other.facts.predicted,
+        checkpoint=other.checkpoint,
         decode_tokens_per_second_bound=other.roofline.bounds().decode_tokens_per_second if other.roofline else None,
         price_per_hour=other.price_per_hour,
     )

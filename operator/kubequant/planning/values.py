@@ -170,10 +170,11 @@ class ModelFacts:
     download_bytes: int  # every file that a pod fetches, weights and tokenizer
     has_chat_template: bool = False
     predicted: bool = False  # nobody has made this checkpoint: its tensors are what quantising `repository` would give
+    base: str = ""  # the model that a quantised repository says it was made from
     checksums: str = (
-        ""  # 64 hex digits over the names and digests of every file that a pod fetches; "" where the hub names none
+        ""  # 64 hex digits over names and digests of the files that a pod fetches; "" where the hub names none
     )
-    max_new_tokens: int | None = None  # of generation_config.json: vLLM cuts every answer there
+    max_new_tokens: int | None = None  # of generation_config.json: vLLM's default where a request sets no max_tokens
     notes: tuple[str, ...] = ()  # what a reader should know of the repository: its name contradicts its content, ...
 
     @property
@@ -387,6 +388,7 @@ class Refusal:
     message: str  # what is wrong, the number, what to do
     numbers: tuple[tuple[str, int], ...] = ()
     reason: str = ""  # one CamelCase word for programs: InsufficientMemory, NotDivisible, SlowerThanAlternative, ...
+    checkpoint: str = ""  # repository of the checkpoint that was tried, where it is not the model itself
 
 
 @dataclass(frozen=True)
@@ -412,6 +414,7 @@ class Alternative:
     kv_cache_tokens: int = 0
     memory_bytes: int = 0  # of GPUs, taken from the cluster
     predicted: bool = False
+    checkpoint: str = ""  # repository, where it is not the model itself
     decode_tokens_per_second_bound: float | None = None
     price_per_hour: float | None = None  # of one replica
 

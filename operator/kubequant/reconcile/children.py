@@ -52,7 +52,7 @@ class Children:
             return False  # its name tells its content
         live = await self._api.get(kind, *name)
         if live is not None:
-            _check_control(kind, live, owner)
+            check_control(kind, live, owner)
             if contains(live, wanted):
                 self._remember(kind, name, content, live, seen)
                 return False
@@ -145,7 +145,8 @@ def _was_of_a_namesake(live: Body, owner: Owner) -> bool:
     )
 
 
-def _check_control(kind: Kind, live: Body, owner: Owner) -> None:
+def check_control(kind: Kind, live: Body, owner: Owner) -> None:
+    """Raises Conflict where an object of our name is not this model's, Waiting where it is a former namesake's."""
     if controller_uid(live) == owner.uid:
         return
     name = live["metadata"]["name"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,20 +21,25 @@ from kubequant.manifests.names import FIELD_MANAGER, Owner, revision_name
 from kubequant.manifests.recipe import EngineSettings
 from kubequant.planning import values
 from kubequant.planning.engines.vllm import EngineProfile
+from kubequant.planning.facts_json import unpacked_facts
 from kubequant.planning.plan import plan
-from kubequant.planning.values import ModelFacts
+from kubequant.planning.values import Found, ModelFacts, Plan
 from kubequant.reconcile import decision as decisions
 from kubequant.reconcile.decision import Decision
+from kubequant.reconcile.discovery_status import discovery_status
 from kubequant.reconcile.evidence import measured_start_ups
-from kubequant.reconcile.inputs import VolumeSource, inputs_hash, intent_of, pod_hash, source_of
+from kubequant.reconcile.inputs import VolumeSource, discovery_is_wanted, inputs_hash, intent_of, pod_hash, source_of
+from kubequant.reconcile.inspecting import Inspecting
 from kubequant.reconcile.plan_status import refused_status
-from kubequant.reconcile.records import RevisionRecord, revision_record
+from kubequant.reconcile.records import Key, RevisionRecord, revision_record
 from kubequant.reconcile.server_refusals import as_problem
 from kubequant.reconcile.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
 
 DECISIONS_CACHED = 2048
+LOOK_AGAIN_SECONDS = 3600.0
+OPENED_BY_A_TOKEN = frozenset({Reason.ACCESS_GATED, Reason.REPOSITORY_NOT_FOUND})
 
 
 class Hub(Protocol):
@@ -42,13 +49,15 @@ class Hub(Protocol):
         self, repository: str, revision: str, *, has_user_token: bool = False, fresh: bool = False
     ) -> ModelFacts: ...
 
+    async def find(self, base: ModelFacts, *, fresh: bool = False) -> Found: ...
+
 
 @dataclass(frozen=True)
 class Wanted:
     """The revision for the spec as written with its decision, or the problem that keeps it from being made.
 
     With a problem, `revision` and `decision` may still name what is rolled out already and stays. `resolved` tells
-    whether the Hub had an answer; `refused_plan` is what status.plan shows of a refusal.
+    whether the Hub had an answer; `refused_plan` and `refused_discovery` are what status shows of a refusal.
     """
 
     revision: RevisionRecord | None = None
@@ -56,6 +65,7 @@ class Wanted:
     problem: KubeQuantError | None = None
     resolved: bool = False
     refused_plan: dict[str, Any] | None = None
+    refused_discovery: dict[str, Any] | None = None
     undecided: bool = False  # there is no decision for the spec as written
 
 
@@ -68,16 +78,24 @@ class Deciding:
         api: KubeApi,
         store: Store,
         hub: Hub,
+        inspecting: Inspecting,
         engine: EngineSettings,
         profile: EngineProfile,
         files: dict[str, str],
+        clock: Callable[[], float],
+        discovery: bool = True,
     ) -> None:
+        """`clock` gives seconds; `discovery` is the configuration's: whether published checkpoints are looked for at all."""
         self._api = api
         self._store = store
         self._hub = hub
+        self._inspecting = inspecting
         self._engine = engine
         self._profile = profile
         self._files = files
+        self._clock = clock
+        self._discovery = discovery
+        self._look_again_at: dict[Key, float] = {}  # on `clock`, of models whose checkpoint nobody has published yet
         self._decisions: OrderedDict[str, bytes] = OrderedDict()  # by uid of their ControllerRevision
 
     async def want(self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec) -> Wanted:
@@ -85,7 +103,8 @@ class Deciding:
         hashes = (inputs_hash(snapshot.model.spec, snapshot.model.replan), pod_hash(snapshot.model.spec))
         existing = decisions.wanted(snapshot.revisions, hashes)
         if existing:
-            return await self._reuse(snapshot, existing)
+            wanted = await self._reuse(snapshot, existing)
+            return await self._published_since(snapshot, owner, spec, wanted) or wanted
         try:
             return await self._made(snapshot, owner, spec, hashes)
         except ApiError as error:
@@ -134,24 +153,92 @@ class Deciding:
     async def _plan(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, hashes: tuple[str, str]
     ) -> Wanted:
-        source = source_of(spec)
-        if isinstance(source, VolumeSource):
-            raise Refused(Reason.INSPECTION_FAILED, "volumes cannot be read yet")
-        repository, revision = source.repository, source.revision
-        has_token = spec.model.token_secret_ref is not None
         # Who asks for another plan often has just uploaded something: what the Hub said a minute ago will not do.
         asked_anew = bool(snapshot.model.replan)
-        facts = await self._hub.describe(repository, revision, has_user_token=has_token, fresh=asked_anew)
-        measured = tuple(measured_start_ups(await self._measured(snapshot), facts.repository))
-        outcome = plan(intent_of(spec), facts, snapshot.fleet, self._profile, measured)
+        facts = await self._facts(snapshot, owner, spec, fresh=asked_anew)
+        found = await self._found(spec, facts, fresh=asked_anew)
+        outcome = await self._outcome(snapshot, spec, facts, found)
+        discovery = discovery_status(facts.repository, found, outcome) if found else None
         if isinstance(outcome, values.Refused):
             problem = Refused(outcome.reason, outcome.message)
             shown = refused_status(outcome.refusals)
-            refused = Wanted(problem=problem, resolved=True, refused_plan=shown, undecided=True)
+            refused = Wanted(
+                problem=problem, resolved=True, refused_plan=shown, refused_discovery=discovery, undecided=True
+            )
             return await self._rolled_out(snapshot, refused)
-        return await self._keep(
-            snapshot, owner, decisions.decide(owner, spec, hashes, facts, outcome, self._engine, self._files)
-        )
+        return await self._decided(snapshot, owner, spec, hashes, facts, found, outcome)
+
+    async def _facts(self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, *, fresh: bool) -> ModelFacts:
+        """Read by the operator itself; by a Job in the model's namespace where only a volume or the model's token has them."""
+        source = source_of(spec)
+        if isinstance(source, VolumeSource):
+            return await self._inspecting.facts(snapshot, owner, spec, source)
+        try:
+            return await self._hub.describe(source.repository, source.revision, fresh=fresh)
+        except Refused as refused:
+            if spec.model.token_secret_ref is None or refused.reason not in OPENED_BY_A_TOKEN:
+                raise
+            return await self._inspecting.facts(snapshot, owner, spec, source)
+
+    async def _found(self, spec: QuantizedModelSpec, facts: ModelFacts, *, fresh: bool) -> Found | None:
+        """Published checkpoints of a model in 16 bit. None where nobody looked."""
+        if not self._discovery or facts.stored or not discovery_is_wanted(spec):
+            return None
+        try:
+            return await self._hub.find(facts, fresh=fresh)
+        except Refused as refused:
+            # What only the model's own token opens, the operator cannot compare with anything. The model can be served.
+            return Found(notes=(f"published checkpoints could not be looked for: {refused.message}",))
+
+    async def _outcome(
+        self, snapshot: Snapshot, spec: QuantizedModelSpec, facts: ModelFacts, found: Found | None
+    ) -> Plan | values.Refused:
+        published = found.checkpoints if found else ()
+        tried = {facts.repository, *(one.repository for one in published)}
+        measured = tuple(measured_start_ups(await self._measured(snapshot), tried))
+        return plan(intent_of(spec), facts, snapshot.fleet, self._profile, measured, published)
+
+    async def _decided(
+        self,
+        snapshot: Snapshot,
+        owner: Owner,
+        spec: QuantizedModelSpec,
+        hashes: tuple[str, str],
+        facts: ModelFacts,
+        found: Found | None,
+        outcome: Plan,
+    ) -> Wanted:
+        published = found.checkpoints if found else ()
+        taken = next((one for one in published if one.repository == outcome.repository), facts)
+        discovery = discovery_status(facts.repository, found, outcome) if found else None
+        decision = decisions.decide(owner, spec, hashes, taken, outcome, self._engine, self._files, discovery)
+        return await self._keep(snapshot, owner, decision)
+
+    async def _published_since(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, wanted: Wanted
+    ) -> Wanted | None:
+        """A decision that waits for a checkpoint is the only one that is made again by itself: once an hour it is looked
+        whether somebody has published one."""
+        key, decision = snapshot.model.key, wanted.decision
+        if decision is None or not decision.is_predicted or not self._discovery or not discovery_is_wanted(spec):
+            self._look_again_at.pop(key, None)
+            return None
+        now = self._clock()
+        due = self._look_again_at.setdefault(key, now + LOOK_AGAIN_SECONDS * random.uniform(0.5, 1))  # noqa: S311
+        if now < due:
+            return None
+        self._look_again_at[key] = now + LOOK_AGAIN_SECONDS
+        try:
+            facts = unpacked_facts(decision.facts)
+            found = await self._hub.find(facts)
+            outcome = await self._outcome(snapshot, spec, facts, found)
+        except KubeQuantError as error:
+            log.info("whether a checkpoint was published meanwhile is not known: %s", error.message)
+            return None
+        if not isinstance(outcome, Plan) or outcome.predicted:
+            return None
+        hashes = (decision.inputs_hash, decision.pod_hash)
+        return await self._decided(snapshot, owner, spec, hashes, facts, found, outcome)
 
     async def _measured(self, snapshot: Snapshot) -> list[tuple[Decision, str]]:
         """Revisions that an engine has measured, newest first."""

@@ -13,11 +13,13 @@ from enum import StrEnum
 from typing import Any
 
 from kubequant.api.spec import Pod, QuantizedModelSpec
+from kubequant.manifests.cache import cache_of
 from kubequant.manifests.names import Owner, files_name
 from kubequant.manifests.pod import build_pod_template
 from kubequant.manifests.recipe import EngineSettings, Recipe
 from kubequant.planning.facts_json import packed_facts
 from kubequant.planning.values import GpuOrigin, ModelFacts, Plan
+from kubequant.reconcile.inputs import DEFAULT_REVISION, VolumeSource, claim_of, source_of
 from kubequant.reconcile.plan_status import plan_status
 from kubequant.reconcile.records import RevisionRecord
 
@@ -45,11 +47,19 @@ class Decision:
     plan: dict[str, Any]
     recipe: Recipe
     template: dict[str, Any]
+    discovery: dict[str, Any] | None = None  # as status shows it; None where nobody looked
+    revision: str = ""  # branch or tag that `commit` stood for; nothing where a commit, or a volume, was named
 
     @property
     def is_predicted(self) -> bool:
         """Whether the checkpoint that was planned with does not exist."""
         return bool(self.plan.get("predicted"))
+
+    @property
+    def found_for(self) -> str:
+        """The model that discovery found this checkpoint for; nothing where the checkpoint was named."""
+        base = str(self.discovery.get("base", "")) if self.discovery else ""
+        return base if base != self.repository else ""
 
     def to_data(self) -> dict[str, Any]:
         return {
@@ -62,6 +72,8 @@ class Decision:
             "plan": self.plan,
             "recipe": self.recipe.to_json(),
             "template": self.template,
+            "revision": self.revision,
+            **({"discovery": self.discovery} if self.discovery else {}),
         }
 
     @classmethod
@@ -75,6 +87,8 @@ class Decision:
             plan=data["plan"],
             recipe=Recipe.from_json(data["recipe"]),
             template=data["template"],
+            discovery=data.get("discovery"),
+            revision=data.get("revision", ""),
         )
 
 
@@ -86,8 +100,9 @@ def decide(
     plan: Plan,
     engine: EngineSettings,
     files: dict[str, str],
+    discovery: dict[str, Any] | None = None,
 ) -> Decision:
-    """The decision that follows from a plan. `hashes` are those of the planning inputs and of `spec.pod`."""
+    """The decision that follows from a plan. `facts` are of the checkpoint taken; `hashes` those of the planning inputs and of `spec.pod`."""
     secret = spec.model.token_secret_ref
     recipe = Recipe(
         repository=plan.repository,
@@ -104,7 +119,10 @@ def decide(
         download_bytes=plan.download_bytes,
         token_secret=(secret.name, secret.key) if secret else None,
         engine=engine,
+        claim=claim_of(source_of(spec)),
+        checksums=facts.checksums,
     )
+    recipe = replace(recipe, cache=cache_of(recipe))
     return Decision(
         inputs_hash=hashes[0],
         pod_hash=hashes[1],
@@ -114,7 +132,17 @@ def decide(
         plan=plan_status(plan, engine),
         recipe=recipe,
         template=_template(owner, spec, recipe, files),
+        discovery=discovery,
+        revision=_tracked_revision(spec, plan),
     )
+
+
+def _tracked_revision(spec: QuantizedModelSpec, plan: Plan) -> str:
+    source = source_of(spec)
+    if isinstance(source, VolumeSource):
+        return ""
+    revision = source.revision if source.repository == plan.repository else DEFAULT_REVISION
+    return "" if revision == plan.commit else revision
 
 
 def with_pod(

@@ -29,6 +29,7 @@ PERMANENT = frozenset(
         Reason.MODEL_NOT_FOUND,
         Reason.CONTAINER_OUT_OF_MEMORY,
         Reason.DOWNLOAD_ACCESS_DENIED,
+        Reason.CHECKSUM_MISMATCH,
         Reason.DISK_FULL,
         Reason.START_TIMEOUT,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from kubequant.planning.plan import Measured
@@ -17,11 +17,11 @@ def tokens_in(annotation: str) -> int | None:
     return int(annotation) if annotation.isdecimal() and len(annotation) <= MAX_DIGITS else None
 
 
-def measured_start_ups(measured: Iterable[tuple[Decision, str]], repository: str) -> Iterator[Measured]:
-    """Of decisions with their annotation, newest first: those of the same repository that an engine has confirmed."""
+def measured_start_ups(measured: Iterable[tuple[Decision, str]], repositories: Collection[str]) -> Iterator[Measured]:
+    """Of decisions with their annotation, newest first: those of these repositories that an engine has confirmed."""
     for decision, annotation in measured:
         tokens = tokens_in(annotation)
-        if tokens and decision.repository == repository:
+        if tokens and decision.repository in repositories:
             yield from _measured(decision, tokens)
 
 

@@ -79,6 +79,11 @@ def _source(source: ModelSource | CheckpointSource) -> Source:
     return RepositorySource(source.repository, source.revision or DEFAULT_REVISION)
 
 
+def claim_of(source: Source) -> tuple[str, str] | None:
+    """Name and folder of the claim that pods mount; None where they download."""
+    return (source.claim, source.path) if isinstance(source, VolumeSource) else None
+
+
 def model_name_of(spec: QuantizedModelSpec) -> str:
     """What the model is called where nobody has said otherwise."""
     base = base_of(spec)

@@ -15,9 +15,11 @@ from kubequant.api.spec import Mode, QuantizedModelSpec
 from kubequant.errors import Conflict, KubeQuantError, Refused, Waiting
 from kubequant.manifests.names import Owner
 from kubequant.reconcile import decision as decisions
+from kubequant.reconcile.caching import Caching
 from kubequant.reconcile.children import Children
 from kubequant.reconcile.deciding import Deciding, Wanted
 from kubequant.reconcile.decision import Decision
+from kubequant.reconcile.downloads import Downloads, Progress
 from kubequant.reconcile.evidence import tokens_in
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.measuring import Measuring
@@ -26,6 +28,7 @@ from kubequant.reconcile.rolling import RolledOut, Rolling
 from kubequant.reconcile.status import Known, no_checkpoint
 from kubequant.reconcile.status_writer import StatusWriter
 from kubequant.reconcile.store import Snapshot, Store
+from kubequant.reconcile.upstream import Pinned, Upstream
 
 REFUSED_RETRY_SECONDS = 600.0  # a repository may change; changes of the fleet enqueue by themselves
 WAITING_RETRY_SECONDS = 15.0
@@ -49,16 +52,22 @@ class Reconciler:
         store: Store,
         deciding: Deciding,
         rolling: Rolling,
+        caching: Caching,
         children: Children,
+        downloads: Downloads,
         measuring: Measuring,
         status: StatusWriter,
+        upstream: Upstream,
     ) -> None:
         self._store = store
         self._deciding = deciding
         self._rolling = rolling
+        self._caching = caching
         self._children = children
+        self._downloads = downloads
         self._measuring = measuring
         self._status = status
+        self._upstream = upstream
 
     async def reconcile(self, key: Key) -> Result:
         """Brings one model a step further. Raises ApiError, which the queue answers with back-off."""
@@ -80,7 +89,10 @@ class Reconciler:
         wanted = await self._deciding.want(snapshot, owner, spec)
         snapshot = self._store.snapshot(key) or snapshot
         wanted, rolled = await self._roll_out(snapshot, owner, spec, wanted)
-        await self._deciding.prune(snapshot, _needed(snapshot, wanted, rolled))
+        needed = _needed(snapshot, wanted, rolled)
+        await self._deciding.prune(snapshot, needed)
+        if wanted.revision:
+            await self._caching.release(snapshot, owner, needed)
         known = await self._known(snapshot, owner, spec, wanted, rolled)
         await self._status.write(snapshot.model, owner, known)
         return _result(wanted.problem, rolled)
@@ -134,12 +146,22 @@ class Reconciler:
             undecided=wanted.undecided,
             resolved=wanted.resolved,
             refused_plan=wanted.refused_plan,
+            refused_discovery=wanted.refused_discovery,
             rollout=rolled.rollout if rolled else None,
             fallback_revision=rolled.target.name if rolled else "",
             failure=rolled.failure if rolled else None,
+            progress=self._progress(snapshot.model.key, rolled),
             measured_tokens=await self._measured(snapshot, rolled),
+            newer_commit=self._upstream.newer(snapshot.model.key, _pinned(wanted.decision)),
             total_replicas=sum(not pod.deleting and pod.phase not in ("Succeeded", "Failed") for pod in snapshot.pods),
         )
+
+    def _progress(self, key: Key, rolled: RolledOut | None) -> Progress | None:
+        """How far the download is that the model waits for."""
+        if rolled is None or not rolled.downloading or rolled.rollout.is_complete:
+            self._downloads.forget(key)
+            return None
+        return self._downloads.follow(key, rolled.downloading)
 
     async def _measured(self, snapshot: Snapshot, rolled: RolledOut | None) -> int | None:
         """KV-cache tokens as the running engine says: asked once a revision, outside of the reconcile."""
@@ -160,6 +182,8 @@ class Reconciler:
         self._children.forget(key)
         self._status.forget(key)
         self._measuring.forget(key)
+        self._downloads.forget(key)
+        self._upstream.forget(key)
 
 
 def _no_checkpoint(spec: QuantizedModelSpec, decision: Decision) -> Refused | None:
@@ -167,6 +191,12 @@ def _no_checkpoint(spec: QuantizedModelSpec, decision: Decision) -> Refused | No
     if not decision.is_predicted or spec.mode is Mode.PLAN:
         return None
     return Refused(Reason.NO_CHECKPOINT, no_checkpoint(decision))
+
+
+def _pinned(decision: Decision | None) -> Pinned | None:
+    if decision is None or not decision.revision:
+        return None
+    return Pinned(decision.repository, decision.revision, decision.commit)
 
 
 def owner_of(model: ModelRecord) -> Owner:

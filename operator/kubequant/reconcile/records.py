@@ -294,11 +294,11 @@ def gpus_in_use(pods: Iterable[Body]) -> dict[tuple[str, str], int]:
 def _container(statuses: list[Body] | None, name: str) -> ContainerState:
     for status in statuses or []:
         if status.get("name") == name:
-            return _container_state(status)
+            return container_state(status)
     return ContainerState()
 
 
-def _container_state(status: Body) -> ContainerState:
+def container_state(status: Body) -> ContainerState:
     state, last = status.get("state") or {}, status.get("lastState") or {}
     waiting = state.get("waiting") or {}
     end = state.get("terminated") or last.get("terminated") or {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kubequant.api.spec import Mode, QuantizedModelSpec, RolloutStrategy
 from kubequant.cluster import kinds
@@ -18,6 +18,7 @@ from kubequant.manifests.children import (
 )
 from kubequant.manifests.names import MEASURED_ANNOTATION, OUTCOME_ANNOTATION, Owner
 from kubequant.reconcile import decision as decisions
+from kubequant.reconcile.caching import LOOK_AGAIN_SECONDS, Caching, Filling
 from kubequant.reconcile.children import Children
 from kubequant.reconcile.deciding import Deciding
 from kubequant.reconcile.decision import Decision, Outcome
@@ -40,6 +41,20 @@ class RolledOut:
     failure: tuple[str, str] | None
     look_again_seconds: float | None
     problem: KubeQuantError | None  # why the children are not as wanted
+    downloading: str = ""  # where a download that is waited for tells how far it is
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A revision as it stands. `filling` is why its volume cannot be mounted yet, `problem` why that cannot be helped."""
+
+    rollout: Rollout
+    filling: Filling | None = None
+    problem: KubeQuantError | None = None
+
+    @property
+    def may_start(self) -> bool:
+        return self.filling is None and self.problem is None
 
 
 class Rolling:
@@ -52,6 +67,7 @@ class Rolling:
         store: Store,
         children: Children,
         deciding: Deciding,
+        caching: Caching,
         files: dict[str, str],
         clock: Callable[[], float],
     ) -> None:
@@ -59,6 +75,7 @@ class Rolling:
         self._store = store
         self._children = children
         self._deciding = deciding
+        self._caching = caching
         self._files = files
         self._clock = clock
 
@@ -69,14 +86,17 @@ class Rolling:
         the plan's checkpoint does not exist."""
         if spec.mode is Mode.PLAN or decision.is_predicted:
             return await self._left_alone(snapshot, spec)
-        rollout = self._observe(snapshot, spec, update, decision)
-        failure = decisions.failure_of(update) or await self._give_up(snapshot, update, rollout)
+        failure = decisions.failure_of(update)
+        seen = _Seen(self._observe(snapshot, spec, update, decision))
+        if failure is None:
+            seen = await self._prepared(seen, owner, spec, decision)
+            failure = await self._give_up(snapshot, update, seen.rollout)
         fallback = decisions.last_ready(snapshot.revisions, besides=update.name) if failure else None
         if fallback:
             decision = await self._deciding.read(fallback)
-            rollout = self._observe(snapshot, spec, fallback, decision)
-        target = fallback or update
-        problem = await self._applied(snapshot, owner, spec, target, decision)
+            seen = await self._prepared(_Seen(self._observe(snapshot, spec, fallback, decision)), owner, spec, decision)
+        target, rollout = fallback or update, seen.rollout
+        problem = await self._brought_about(seen, snapshot, owner, spec, target, decision)
         if rollout.is_complete and not target.outcome and rollout.wanted_replicas:
             await self._annotate(target, OUTCOME_ANNOTATION, Outcome.READY.value)
         return RolledOut(
@@ -84,14 +104,43 @@ class Rolling:
             rollout=rollout,
             promised_tokens=decision.plan.get("kvCacheTokens"),
             failure=failure if fallback else None,
-            look_again_seconds=self._look_again(snapshot, target, decision),
+            look_again_seconds=self._look_again(snapshot, target, decision) if seen.may_start else LOOK_AGAIN_SECONDS,
             problem=problem,
+            downloading=_downloading(snapshot, target, seen),
         )
+
+    async def _prepared(self, seen: _Seen, owner: Owner, spec: QuantizedModelSpec, decision: Decision) -> _Seen:
+        """With what the revision's volume says, in place of pods that do not exist yet."""
+        try:
+            filling = await self._caching.prepare(owner, spec, decision.recipe)
+        except (Conflict, Waiting) as problem:
+            return replace(seen, problem=problem)
+        except ApiError as error:
+            return replace(seen, problem=as_problem(error))
+        if filling is None:
+            return seen
+        return _Seen(replace(seen.rollout, finding=filling.finding), filling)
+
+    async def _brought_about(
+        self,
+        seen: _Seen,
+        snapshot: Snapshot,
+        owner: Owner,
+        spec: QuantizedModelSpec,
+        target: RevisionRecord,
+        decision: Decision,
+    ) -> KubeQuantError | None:
+        """The children of the target; while its volume is not full, those of what is deployed, scaled as asked."""
+        if seen.may_start:
+            return await self._applied(snapshot, owner, spec, target, decision)
+        deployed = _deployed(snapshot)
+        if deployed is None:
+            return seen.problem
+        return seen.problem or await self._applied(snapshot, owner, spec, deployed, await self._deciding.read(deployed))
 
     async def _left_alone(self, snapshot: Snapshot, spec: QuantizedModelSpec) -> RolledOut | None:
         """What was rolled out before, as it stands. None where nothing was."""
-        applied = snapshot.deployment.revision if snapshot.deployment else ""
-        revision = next((revision for revision in snapshot.revisions if revision.name == applied), None)
+        revision = _deployed(snapshot)
         if revision is None:
             return None
         decision = await self._deciding.read(revision)
@@ -187,6 +236,25 @@ class Rolling:
         due = [max(1.0, since + budget - now + 1) for since in starts if since is not None and since + budget > now]
         patience = seconds_to_patience(snapshot.pods, target.name, now)
         return min([*due, *([patience + 1] if patience else [])], default=None)
+
+
+def _deployed(snapshot: Snapshot) -> RevisionRecord | None:
+    applied = snapshot.deployment.revision if snapshot.deployment else ""
+    return next((revision for revision in snapshot.revisions if revision.name == applied), None)
+
+
+def _downloading(snapshot: Snapshot, target: RevisionRecord, seen: _Seen) -> str:
+    """The address of the Job's pod that fills the volume, or of the first pod that downloads for itself."""
+    if seen.filling:
+        return seen.filling.address
+    return next(
+        (
+            pod.address
+            for pod in snapshot.pods
+            if pod.revision == target.name and pod.download.running_since is not None and not pod.deleting
+        ),
+        "",
+    )
 
 
 def _files_of(decision: Decision) -> str:

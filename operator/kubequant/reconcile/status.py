@@ -7,7 +7,7 @@ Stalled summarise them as kstatus reads them: Stalled means that waiting does no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kubequant.api.conditions import ConditionType, Reason
@@ -16,10 +16,12 @@ from kubequant.manifests.children import endpoint_of
 from kubequant.manifests.names import Owner, selector_text
 from kubequant.reconcile.decision import Decision
 from kubequant.reconcile.diagnosis import Finding
+from kubequant.reconcile.downloads import Progress
 from kubequant.reconcile.records import Transition
 from kubequant.reconcile.rollout import Rollout, refusal_of
 
 MESSAGE_LIMIT = 1024
+GIB = 2**30
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 
 
@@ -28,7 +30,7 @@ class Known:
     """What one reconcile found out.
 
     `decision` is the one for the spec as written, or, where `undecided`, the one that is rolled out and stays meanwhile
-    (`problem` then says why). `refused_plan` is the part of status.plan that a refusal has. `failure` is the verdict on
+    (`problem` then says why). `refused_plan` and `refused_discovery` are the parts of status that a refusal has. `failure` is the verdict on
     `update_revision` where the last Ready revision is applied instead.
     """
 
@@ -42,12 +44,15 @@ class Known:
     undecided: bool = False  # whether `problem` keeps the spec as written from being decided
     resolved: bool = False  # whether the Hub had an answer before `problem` came up
     refused_plan: Mapping[str, Any] | None = None
+    refused_discovery: Mapping[str, Any] | None = None
     rollout: Rollout | None = None
     fallback_revision: str = ""  # what is applied in its place
     failure: tuple[str, str] | None = None  # verdict of the update revision, when it was rolled back
+    progress: Progress | None = None  # of the download that is waited for
     measured_tokens: int | None = None
     promised_tokens: int | None = None  # by the plan of what is applied, which after a rollback is not `decision`
     total_replicas: int = 0
+    newer_commit: str | None = None  # what the branch or tag names now, where that is no longer the pinned commit
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,14 @@ def build_status(known: Known) -> dict[str, Any]:
         status |= {"modelCommit": decision.commit, "checkpoint": decision.repository, "plan": decision.plan}
     elif known.refused_plan:
         status["plan"] = dict(known.refused_plan)
+    discovery = decision.discovery if decision else known.refused_discovery
+    if discovery:
+        status["discovery"] = dict(discovery)
+    if known.newer_commit:
+        status["newerCommit"] = known.newer_commit
+    if known.progress:
+        done, total = known.progress.downloaded_bytes, known.progress.total_bytes
+        status["progress"] = {"downloadedBytes": done, "totalBytes": total}
     if known.measured_tokens is not None:
         status["measured"] = {"kvCacheTokens": known.measured_tokens}
     return status
@@ -123,11 +136,23 @@ def with_times(status: dict[str, Any], before: Mapping[str, Transition], now: st
 
 def _model_resolved(known: Known) -> Verdict:
     if known.decision and not known.undecided:
-        return Verdict(TRUE, Reason.RESOLVED, f"{known.decision.repository} at commit {known.decision.commit}")
+        pinned = f"{known.decision.repository} at commit {known.decision.commit}"
+        if known.newer_commit:
+            return Verdict(
+                TRUE, Reason.REVISION_MOVED, f"{pinned}; {_moved(known.decision.revision, known.newer_commit)}"
+            )
+        return Verdict(TRUE, Reason.RESOLVED, pinned)
     if known.resolved or known.problem is None or isinstance(known.problem, Conflict):
         return Verdict(TRUE if known.resolved else UNKNOWN, *_pending(known.resolved))
     status = FALSE if isinstance(known.problem, Refused) else UNKNOWN
     return Verdict(status, known.problem.reason, known.problem.message)
+
+
+def _moved(revision: str, newer: str) -> str:
+    return (
+        f"{revision} names {newer} now. What is pinned is served; set the annotation kubequant.dev/replan to any new value to "
+        "plan with the newer one."
+    )
 
 
 def _pending(resolved: bool) -> tuple[str, str]:
@@ -155,17 +180,34 @@ def no_checkpoint(decision: Decision) -> str:
     """What keeps a plan from being served whose checkpoint does not exist."""
     scheme, repository = decision.plan.get("scheme"), decision.repository
     return (
-        f"the plan needs a {scheme} checkpoint of {repository}, and none is named: name one in quantization.checkpoint, or "
-        "ask for quantization.scheme: Unquantized on larger GPUs. This release neither finds checkpoints nor makes them."
+        f"the plan needs a {scheme} checkpoint of {repository}, and {_none_found(decision.discovery)}: name one in "
+        "quantization.checkpoint, or ask for quantization.scheme: Unquantized on larger GPUs. This release makes none."
     )
+
+
+def _none_found(discovery: Mapping[str, Any] | None) -> str:
+    if discovery is None:
+        return "none is named"
+    considered = discovery.get("considered", 0)
+    if not considered:
+        return "discovery found none (looked for again every hour)"
+    return f"none of the {considered} that discovery looked at will do (status.discovery says why; looked for again every hour)"
 
 
 def _checkpoint_ready(known: Known) -> Verdict:
     if known.decision and known.decision.is_predicted:
         return Verdict(FALSE, Reason.NO_CHECKPOINT, no_checkpoint(known.decision))
+    if known.decision and known.decision.found_for:
+        return Verdict(TRUE, Reason.FOUND, _found_sentence(known.decision))
     if known.decision:
         return Verdict(TRUE, Reason.EXISTING, f"{known.decision.repository} is served as it is stored")
     return Verdict(UNKNOWN, Reason.PENDING, "there is no plan yet")
+
+
+def _found_sentence(decision: Decision) -> str:
+    others = (decision.discovery or {}).get("considered", 1) - 1
+    beside = f"; {others} other{'s' if others > 1 else ''} looked at, see status.discovery" if others > 0 else ""
+    return f"{decision.repository} at commit {decision.commit} was found for {decision.found_for} and checked against it{beside}"
 
 
 def _available(known: Known) -> Verdict:
@@ -179,13 +221,20 @@ def _available(known: Known) -> Verdict:
         return Verdict(FALSE, Reason.SCALED_TO_ZERO, "spec.replicas is 0")
     if ready >= wanted:
         return Verdict(TRUE, Reason.ALL_REPLICAS_READY, f"{ready} of {wanted} replicas are ready")
-    finding = _trouble(rollout)
+    finding = _with_progress(_trouble(rollout), known.progress)
     if ready:
         detail = f"; {finding.message}" if finding and finding.failed else ""
         return Verdict(TRUE, Reason.SOME_REPLICAS_READY, f"{ready} of {wanted} replicas are ready{detail}")
     if finding:
         return Verdict(FALSE, finding.reason, finding.message)
     return Verdict(FALSE, Reason.STARTING, f"0 of {wanted} replicas are ready")
+
+
+def _with_progress(finding: Finding | None, progress: Progress | None) -> Finding | None:
+    if finding is None or progress is None or finding.reason is not Reason.DOWNLOADING:
+        return finding
+    done, total = progress.downloaded_bytes / GIB, progress.total_bytes / GIB
+    return replace(finding, message=f"{finding.message}: {done:.1f} of {total:.1f} GiB")
 
 
 def _trouble(rollout: Rollout) -> Finding | None:

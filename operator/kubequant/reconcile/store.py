@@ -13,13 +13,14 @@ from typing import Any
 
 from kubequant.cluster import kinds
 from kubequant.cluster.kinds import Kind
-from kubequant.manifests.names import MODEL_LABEL
+from kubequant.manifests.names import JOB_MODEL_LABEL, MODEL_LABEL
 from kubequant.planning.gpu_table import GpuTable
 from kubequant.planning.gpus import fleet_of
 from kubequant.planning.nodes import NodeFacts
 from kubequant.planning.pools import DeclaredPool, label_keys
 from kubequant.planning.values import Fleet
-from kubequant.reconcile import records
+from kubequant.reconcile import job_records, records
+from kubequant.reconcile.job_records import ClaimRecord, JobPodRecord, JobRecord
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.records import (
     Body,
@@ -32,15 +33,36 @@ from kubequant.reconcile.records import (
 )
 
 # What is written as a child: only of these is it worth remembering that one was there and is gone.
-_CHILDREN = frozenset({kinds.DEPLOYMENT, kinds.SERVICE, kinds.CONFIG_MAP, kinds.POD_DISRUPTION_BUDGET})
+_CHILDREN = frozenset(
+    {
+        kinds.DEPLOYMENT,
+        kinds.SERVICE,
+        kinds.CONFIG_MAP,
+        kinds.POD_DISRUPTION_BUDGET,
+        kinds.JOB,
+        kinds.PERSISTENT_VOLUME_CLAIM,
+    }
+)
 GONE = "gone"  # the version of an object that was there and was deleted, while its model lives
 
-Record = ModelRecord | ChildRecord | DeploymentRecord | PodRecord | RevisionRecord | NodeFacts
+Record = (
+    ModelRecord
+    | ChildRecord
+    | DeploymentRecord
+    | PodRecord
+    | RevisionRecord
+    | NodeFacts
+    | JobRecord
+    | JobPodRecord
+    | ClaimRecord
+)
 
 _READERS: Mapping[Kind, Callable[[Body], Record]] = {
     QUANTIZED_MODEL: records.model_record,
     kinds.DEPLOYMENT: records.deployment_record,
-    kinds.POD: records.pod_record,
+    kinds.POD: job_records.any_pod_record,
+    kinds.JOB: job_records.job_record,
+    kinds.PERSISTENT_VOLUME_CLAIM: job_records.claim_record,
     kinds.CONTROLLER_REVISION: records.revision_record,
     kinds.SERVICE: records.child_record,
     kinds.CONFIG_MAP: records.child_record,
@@ -55,13 +77,16 @@ METADATA_SUFFICES = frozenset({kinds.SERVICE, kinds.CONFIG_MAP, kinds.POD_DISRUP
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One model and what belongs to it, at one moment."""
+    """One model and what belongs to it, at one moment. `pods` are the engine's; those of Jobs stand in `job_pods`, the oldest first."""
 
     model: ModelRecord
     revisions: tuple[RevisionRecord, ...]  # by number, oldest first
     deployment: DeploymentRecord | None
     pods: tuple[PodRecord, ...]
     fleet: Fleet
+    jobs: tuple[JobRecord, ...] = ()
+    job_pods: tuple[JobPodRecord, ...] = ()
+    claims: tuple[ClaimRecord, ...] = ()
 
 
 @dataclass
@@ -90,6 +115,7 @@ class Store:
         self._readers: dict[Kind, Callable[[Body], Record]] = {**_READERS}
         self._readers[kinds.NODE] = partial(records.node_facts, pool_labels=label_keys(pools))
         self._fleet: Fleet | None = None
+        self._claims_of: dict[str, list[ClaimRecord]] | None = None  # by owner; None: to be made anew
 
     def put(self, kind: Kind, body: Body) -> Key | None:
         touched = self._shelves[kind].touched
@@ -150,6 +176,17 @@ class Store:
         ]
         # In one order always: status tells of the first of several pods in trouble, also after a restart.
         pods = [record for record in self._owned(kinds.POD, key) if isinstance(record, PodRecord)]
+        job_pods = [record for record in self._owned(kinds.POD, key) if isinstance(record, JobPodRecord)]
+        jobs = [
+            record
+            for record in self._owned(kinds.JOB, key)
+            if isinstance(record, JobRecord) and record.owner_uid == model.uid
+        ]
+        claims = [
+            record
+            for record in self._owned(kinds.PERSISTENT_VOLUME_CLAIM, key)
+            if isinstance(record, ClaimRecord) and record.owner_uid == model.uid
+        ]
         deployment = self._shelves[kinds.DEPLOYMENT].by_name.get(key)
         return Snapshot(
             model=model,
@@ -159,7 +196,36 @@ class Store:
             else None,
             pods=tuple(sorted(pods, key=lambda pod: (pod.created, pod.name))),
             fleet=self.fleet,
+            jobs=tuple(sorted(jobs, key=lambda job: (job.created, job.name))),
+            job_pods=tuple(sorted(job_pods, key=lambda pod: (pod.created, pod.name))),
+            claims=tuple(sorted(claims, key=lambda claim: claim.name)),
         )
+
+    def job(self, name: Key) -> JobRecord | None:
+        """A Job of ours by namespace and name, whichever model it is of."""
+        record = self._shelves[kinds.JOB].by_name.get(name)
+        return record if isinstance(record, JobRecord) else None
+
+    def job_pods(self, job: JobRecord) -> tuple[JobPodRecord, ...]:
+        """The pods of a Job, the oldest first."""
+        pods = self._owned(kinds.POD, (job.namespace, job.model))
+        own = [pod for pod in pods if isinstance(pod, JobPodRecord) and pod.job_uid == job.uid]
+        return tuple(sorted(own, key=lambda pod: (pod.created, pod.name)))
+
+    def claim(self, name: Key) -> ClaimRecord | None:
+        """A claim of ours (labelled as managed by us) by namespace and name; users' own claims are not watched."""
+        record = self._shelves[kinds.PERSISTENT_VOLUME_CLAIM].by_name.get(name)
+        return record if isinstance(record, ClaimRecord) else None
+
+    def claims_of(self, uid: str) -> list[ClaimRecord]:
+        """Claims of ours that count an object among their owners."""
+        if self._claims_of is None:
+            self._claims_of = defaultdict(list)
+            for record in self._shelves[kinds.PERSISTENT_VOLUME_CLAIM].by_name.values():
+                if isinstance(record, ClaimRecord):
+                    for owner in record.owners:
+                        self._claims_of[owner].append(record)
+        return self._claims_of.get(uid, [])
 
     def version(self, kind: Kind, name: Key) -> str | None:
         """The version of an owned object as last seen, GONE after its deletion, None where none was seen."""
@@ -196,6 +262,8 @@ class Store:
         shelf, record = self._shelves[kind], self._readers[kind](body)
         if kind == kinds.NODE and shelf.by_name.get(name) != record:
             self._fleet = None
+        if kind == kinds.PERSISTENT_VOLUME_CLAIM:
+            self._claims_of = None
         before = shelf.model_of.get(name)
         if before and before != owner:  # relabelled by hand, as one does to look at a pod that misbehaves
             _discard(shelf.by_model, before, name)
@@ -216,6 +284,8 @@ class Store:
         shelf = self._shelves[kind]
         if kind == kinds.NODE:
             self._fleet = None
+        if kind == kinds.PERSISTENT_VOLUME_CLAIM:
+            self._claims_of = None
         shelf.by_name.pop(name, None)
         if kind == QUANTIZED_MODEL:
             shelf.versions.pop(name, None)
@@ -254,5 +324,6 @@ def _owner(kind: Kind, body: Body) -> Key | None:
         return None
     if kind == QUANTIZED_MODEL:
         return _name(body)
-    model: Any = (body["metadata"].get("labels") or {}).get(MODEL_LABEL)
+    labels = body["metadata"].get("labels") or {}
+    model: Any = labels.get(MODEL_LABEL) or labels.get(JOB_MODEL_LABEL)
     return (body["metadata"]["namespace"], model) if model else None

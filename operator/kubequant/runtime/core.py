@@ -24,11 +24,12 @@ from kubequant.cluster.api import ApiError, HttpKubeApi, load_configuration
 from kubequant.cluster.events import EventRecorder
 from kubequant.cluster.kinds import Kind
 from kubequant.cluster.lease import LeaseElection, LeaseTimes
-from kubequant.hub.client import Hub
-from kubequant.manifests.children import engine_files
 from kubequant.manifests.names import OWNED_SELECTOR
+from kubequant.reconcile.caching import Caching
 from kubequant.reconcile.children import Children
 from kubequant.reconcile.deciding import Deciding
+from kubequant.reconcile.downloads import Downloads
+from kubequant.reconcile.inspecting import Inspecting
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.measuring import Measuring
 from kubequant.reconcile.reconciler import Reconciler
@@ -36,13 +37,23 @@ from kubequant.reconcile.records import Key
 from kubequant.reconcile.rolling import Rolling
 from kubequant.reconcile.status_writer import StatusWriter
 from kubequant.reconcile.store import LISTED, METADATA_SUFFICES, Store
+from kubequant.reconcile.upstream import Upstream
+from kubequant.runtime.download_progress import read_download_progress
 from kubequant.runtime.engine_metrics import read_kv_cache_tokens
 from kubequant.runtime.http import ProbeServer
 from kubequant.runtime.logs import current_object
 from kubequant.runtime.metrics import Metrics
 from kubequant.runtime.profile import engine_profile
 from kubequant.runtime.queue import WorkQueue
-from kubequant.runtime.settings import Settings, engine_settings, gpu_pools, gpu_table, hub_token
+from kubequant.runtime.settings import (
+    Settings,
+    engine_settings,
+    gpu_pools,
+    gpu_table,
+    hub_client,
+    inspector_settings,
+    pod_files,
+)
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +103,13 @@ class Core:
                 retry_period=settings.leader_election.lease_seconds / 7.5,
             ),
         )
-        self._hub = Hub(endpoint=str(settings.hub.endpoint).rstrip("/"), token=lambda: hub_token(settings))
+        self._hub = hub_client(settings)
         self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=settings.workers)
         self._measuring = Measuring(lambda address: read_kv_cache_tokens(self._session, address), self.queue.add)
+        self._downloads = Downloads(
+            lambda address: read_download_progress(self._session, address), self.queue.add, time.monotonic
+        )
+        self._upstream = Upstream(self._hub, self.queue.add, settings.hub.revision_check_seconds)
         self._events = EventRecorder(self._api, CONTROLLER, identity[:128])
         self._events.start()
         self._reconciler = self._assemble()
@@ -111,6 +126,8 @@ class Core:
             self._resync.cancel()
         await self.queue.stop()
         await self._measuring.close()
+        await self._downloads.close()
+        await self._upstream.close()
         await self._events.stop()
         if self.lease.leads:
             await self.lease.release()
@@ -187,26 +204,43 @@ class Core:
             self.queue.add_after(key, COALESCE_SECONDS)
 
     def _assemble(self) -> Reconciler:
-        files, engine = engine_files(), engine_settings(self._settings)
+        files, engine = pod_files(self._settings), engine_settings(self._settings)
         children = Children(self._api, self.store)
         deciding = Deciding(
             api=self._api,
             store=self.store,
             hub=self._hub,
+            inspecting=Inspecting(
+                api=self._api, store=self.store, children=children, settings=inspector_settings(self._settings)
+            ),
             engine=engine,
             profile=engine_profile(engine),
             files=files,
+            clock=time.monotonic,
+            discovery=self._settings.discovery.enabled,
+        )
+        caching = Caching(
+            api=self._api, store=self.store, children=children, deciding=deciding, files=files, clock=time.time
         )
         rolling = Rolling(
-            api=self._api, store=self.store, children=children, deciding=deciding, files=files, clock=time.time
+            api=self._api,
+            store=self.store,
+            children=children,
+            deciding=deciding,
+            caching=caching,
+            files=files,
+            clock=time.time,
         )
         return Reconciler(
             store=self.store,
             deciding=deciding,
             rolling=rolling,
+            caching=caching,
             children=children,
+            downloads=self._downloads,
             measuring=self._measuring,
             status=StatusWriter(self._api, self._events, time.time),
+            upstream=self._upstream,
         )
 
     async def _work(self, key: Key) -> float | None:

@@ -16,14 +16,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, mode
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from kubequant.hub.client import Hub
+from kubequant.hub.session import Connecting
 from kubequant.hub.trust import TRUSTED_PUBLISHERS
-from kubequant.manifests.recipe import EngineSettings
+from kubequant.manifests.children import AUTHORITIES_FILE, engine_files
+from kubequant.manifests.inspector import InspectorSettings
+from kubequant.manifests.recipe import CacheSettings, EngineSettings
 from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.gpu_table import GIGA, MIB, TERA, GpuTable, shipped_table
 from kubequant.planning.pools import DeclaredPool, pool_class
 from kubequant.planning.values import ComputeCapability, Toleration
 
 log = logging.getLogger(__name__)
+
+MAX_AUTHORITIES_CHARS = 512 * 1024  # a ConfigMap holds 1 MiB
 
 
 class Section(BaseModel):
@@ -48,13 +54,30 @@ class EngineSection(Section):
     """The slowest disk that is still waited for: weights divided by this are added to the allowance."""
 
 
+RedirectHost = Annotated[str, Field(pattern="^([*][.])?[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$")]
+"""A host without port; `*.` before it stands for all below it."""
+
+
 class HubSection(Section):
     """The Hugging Face Hub, or a mirror of it."""
 
     endpoint: HttpUrl = HttpUrl("https://huggingface.co")
     """Reached by the operator and by the pods' download alike."""
+    revision_check_seconds: Annotated[float, Field(ge=1, le=2_592_000)] = 21_600
+    """How often it is looked whether a branch or tag still names the commit that was pinned; reported, never followed."""
     token_file: Path | None = None
     """File with the operator's own token, read anew at each use. It goes to the endpoint's host only."""
+    proxy: HttpUrl | None = None
+    """Through which the operator and the pods' download reach the Hub. Left out: the operator as HTTPS_PROXY, HTTP_PROXY and
+    NO_PROXY of its environment say, pods directly."""
+    ca_file: Path | None = None
+    """PEM certificates that are trusted beside the system's, for the endpoint and wherever it redirects to. Read at the start."""
+    redirect_hosts: Annotated[list[RedirectHost], Field(max_length=64)] = Field(default_factory=list)
+    """The only hosts beside the endpoint's own that a redirect may lead to. Empty: any."""
+    cache_folder: Path | None = None
+    """Keeps model facts and answers of the Hub's API over restarts. Without it they are kept in memory."""
+    cache_bytes: Annotated[int, Field(ge=1_048_576)] = 268_435_456
+    """Of that folder; the least recently used goes first."""
 
 
 Publisher = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
@@ -256,7 +279,35 @@ def engine_settings(settings: Settings) -> EngineSettings:
         start_allowance_seconds=engine.start_allowance_seconds,
         load_floor_bytes_per_second=engine.load_floor_bytes_per_second,
         hub_endpoint=str(settings.hub.endpoint).rstrip("/"),
+        hub_environment=hub_environment(settings),
+        cache=_cache_settings(settings.model_cache),
     )
+
+
+def hub_environment(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """Environment variables with which a pod's client reaches the Hub. Of the operator's own environment nothing is passed on."""
+    proxy = settings.hub.proxy
+    return tuple((name, str(proxy)) for name in ("HTTPS_PROXY", "HTTP_PROXY")) if proxy else ()
+
+
+def pod_files(settings: Settings) -> dict[str, str]:
+    """The files that pods of models mount, by name. Raises OSError or ValueError for certificates that cannot be passed on."""
+    authorities = settings.hub.ca_file
+    if authorities is None:
+        return engine_files()
+    text = authorities.read_text(encoding="utf-8")
+    if len(text) > MAX_AUTHORITIES_CHARS:
+        raise ValueError(
+            f"hub.caFile {authorities} has {len(text)} characters, and pods can be given {MAX_AUTHORITIES_CHARS}: "
+            "name only the authorities that the Hub or its proxy is signed by, the public ones are trusted anyway"
+        )
+    return {**engine_files(), AUTHORITIES_FILE: text}
+
+
+def _cache_settings(section: ModelCacheSection) -> CacheSettings | None:
+    if section.kind == "EmptyDir":
+        return None
+    return CacheSettings(section.storage_class_name, section.access_mode)
 
 
 def gpu_table(settings: Settings) -> GpuTable:
@@ -310,3 +361,42 @@ def hub_token(settings: Settings) -> str | None:
     except OSError as error:
         log.warning("the Hub's token file cannot be read, the Hub is asked without a token: %s", error)
         return None
+
+
+def inspector_settings(settings: Settings) -> InspectorSettings | None:
+    """None where no image is named: then nothing is inspected. Raises as pod_files does."""
+    if settings.inspector.image is None:
+        return None
+    return InspectorSettings(
+        image=settings.inspector.image,
+        image_pull_policy=settings.inspector.image_pull_policy,
+        hub_endpoint=str(settings.hub.endpoint).rstrip("/"),
+        environment=hub_environment(settings),
+        redirect_hosts=tuple(settings.hub.redirect_hosts),
+        authorities=pod_files(settings).get(AUTHORITIES_FILE, ""),
+    )
+
+
+def hub_client(settings: Settings) -> Hub:
+    """The Hub as the configuration describes it. Close it in the event loop that used it.
+
+    Raises OSError for a cache folder, certificates or a proxy that cannot be used.
+    """
+    return Hub(
+        endpoint=str(settings.hub.endpoint).rstrip("/"),
+        token=lambda: hub_token(settings),
+        publishers=trusted_publishers(settings),
+        connecting=Connecting(
+            proxy=str(settings.hub.proxy) if settings.hub.proxy else None,
+            ca_file=settings.hub.ca_file,
+            redirect_hosts=tuple(settings.hub.redirect_hosts),
+        ),
+        cache_folder=settings.hub.cache_folder,
+        cache_bytes=settings.hub.cache_bytes,
+    )
+
+
+def trusted_publishers(settings: Settings) -> tuple[str, ...]:
+    """The most trusted first, each once."""
+    discovery = settings.discovery
+    return tuple(dict.fromkeys((*discovery.publishers, *discovery.additional_publishers)))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity
 from kubernetes.aio import client
 
 from kubequant.cluster import kinds
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 Observer = Callable[[Kind, str | None, Mapping[str, Any]], None]
 
 FAILURES_TO_GIVE_UP = 8
+# Of no use without peering; left to itself kopf asks for the user's name, which an id without a passwd entry does not have.
+IDENTITY = Identity("kubequant")
 LONGEST_PAUSE_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a run of this length forgives the failures before it
 
@@ -102,6 +105,7 @@ async def _run(observe: Observer, kubeconfig: str | None, stop: asyncio.Event, s
             settings=_settings(),
             standalone=True,
             clusterwide=True,
+            identity=IDENTITY,
             ready_flag=ready,
         )
     )

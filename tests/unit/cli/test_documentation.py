@@ -15,6 +15,8 @@ import yaml
 
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from tests.fakehub import FakeHub
+from tests.fakehub.chat_files import chat_files
+from tests.fakehub.repository import Repository
 from tests.fakehub.standard import standard_repositories
 from tests.unit.cli.making import node, qwen_7b_awq, run
 from tests.unit.fakes import FakeKubeApi
@@ -34,9 +36,21 @@ MODEL = {
 }
 
 
+ENDPOINT = "https://huggingface.co"
+
+
+def repositories() -> list[Repository]:
+    """The standard set; the models that the page looks up have a tokenizer, so that their checkpoints can be compared."""
+    found = standard_repositories()
+    for repository in found:
+        if "/Qwen2.5-" in repository.id:
+            repository.commit({**repository.commits[repository.branches["main"]].files, **chat_files()})
+    return found
+
+
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
-    with FakeHub(standard_repositories()) as running:
+    with FakeHub(repositories()) as running:
         yield running
 
 
@@ -61,19 +75,19 @@ def folder(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def printed(block: str) -> str:
-    """The block as its commands print it now."""
+def printed(block: str, hub: FakeHub) -> str:
+    """The block as its commands print it now, with the Hub's own address in place of the fake one's."""
     lines = []
     for command in (line for line in block.splitlines() if line.startswith("$ ")):
         done = run(*shlex.split(command)[2:])
         assert "fault of KubeQuant" not in done.output, done.output
         lines += [command, *(line.rstrip() for line in (done.stdout + done.stderr).splitlines()), ""]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return "\n".join(lines).replace(hub.url, ENDPOINT).rstrip("\n") + "\n"
 
 
-def test_the_page_shows_what_is_printed(folder: Path) -> None:
+def test_the_page_shows_what_is_printed(folder: Path, hub: FakeHub) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    now = BLOCK.sub(lambda found: f"```console\n{printed(found[1])}```", page)
+    now = BLOCK.sub(lambda found: f"```console\n{printed(found[1], hub)}```", page)
     if os.environ.get("KUBEQUANT_WRITE_DOCS"):
         PAGE.write_text(now, encoding="utf-8")
         return

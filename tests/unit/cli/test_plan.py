@@ -388,7 +388,7 @@ def test_a_configuration_that_cannot_be_used_is_misuse(qwen: Path, tmp_path: Pat
 
 
 def test_a_fault_of_ours_is_said_in_one_line(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> Plan | Refused:
+    def broken(*_: object, **__: object) -> Plan | Refused:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr("kubequant.cli.planning.plan", broken)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubequant.hub.documents import InvalidDocumentError, parse_object, quantization_config, quoted
+from kubequant.hub.documents import InvalidDocumentError, max_new_tokens, parse_object, quantization_config, quoted
 
 
 def test_nesting_that_would_exhaust_the_stack() -> None:
@@ -24,28 +24,25 @@ def test_quoted_is_short_and_on_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "document", "expected"),
+    ("document", "expected"),
     [
         (
-            "quantize_config.json",
-            {"bits": 4, "group_size": 128, "desc_act": True},
-            {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True},
-        ),
-        (
-            "quant_config.json",
-            {"w_bit": 4, "q_group_size": 64, "zero_point": True, "version": "GEMM"},
-            {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "GEMM"},
-        ),
-        ("quantize_config.json", {"quant_method": "awq", "bits": 4}, {"quant_method": "awq", "bits": 4}),
-        (
-            "hf_quant_config.json",
             {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}},
             {"quant_method": "modelopt", "quant_algo": "FP8"},
         ),
-        ("hf_quant_config.json", {"quantization": 7}, {"quant_method": "modelopt"}),
+        ({"quantization": 7}, {"quant_method": "modelopt"}),
     ],
 )
-def test_files_of_older_quantisers_speak_like_config_json(
-    name: str, document: dict[str, object], expected: dict[str, object]
-) -> None:
-    assert quantization_config(name, document) == expected
+def test_the_file_of_modelopt_speaks_like_config_json(document: dict[str, object], expected: dict[str, object]) -> None:
+    assert quantization_config(document) == expected
+
+
+@pytest.mark.parametrize(("said", "expected"), [(512, 512), (None, None), (2**31 - 1, 2**31 - 1)])
+def test_tokens_of_an_answer(said: object, expected: int | None) -> None:
+    assert max_new_tokens({"max_new_tokens": said}) == expected
+
+
+@pytest.mark.parametrize("said", [0, -1, True, 2.0, "512", 2**31, [1]])
+def test_what_is_no_count_of_tokens(said: object) -> None:
+    with pytest.raises(InvalidDocumentError, match="no count of tokens"):
+        max_new_tokens({"max_new_tokens": said})

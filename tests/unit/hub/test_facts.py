@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from kubequant.errors import Refused
 from kubequant.hub.description import SMALL_BYTES
 from kubequant.hub.shards import FIRST_BYTES
 from kubequant.planning.values import StoredMethod
@@ -66,12 +67,80 @@ def test_quantisation_is_read_from_the_config(standard: FakeHub) -> None:
     assert describe(standard.url, "Qwen/Qwen2.5-7B-Instruct").stored is None
 
 
-def test_quantisation_is_read_from_the_file_of_an_older_quantiser(empty: FakeHub) -> None:
+def test_the_file_of_an_older_quantiser_is_not_enough(empty: FakeHub) -> None:
     written_by_autogptq = document({"bits": 4, "group_size": 128, "desc_act": False, "sym": True})
     tensors = quantized.gptq(model_tensors("qwen2.5-7b"))
     empty.add(model(tensors=tensors, shard_bytes=SHARD_LIMIT_BYTES, quantize_config__json=written_by_autogptq))
+    with pytest.raises(Refused, match="a quantize_config.json does not count"):
+        describe(empty.url, "some/model")
+
+
+MODELOPT = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": None}}
+
+
+def modelopt_fp8(tensors: list[Tensor]) -> list[Tensor]:
+    return [
+        new
+        for tensor in tensors
+        for new in (
+            [tensor.renamed("weight", "F8_E4M3", tensor.shape), tensor.renamed("weight_scale", "F32", ())]
+            if tensor.linear and tensor.module != "lm_head"
+            else [tensor]
+        )
+    ]
+
+
+def test_quantisation_is_read_from_modelopts_own_file(empty: FakeHub) -> None:
+    tensors = modelopt_fp8(model_tensors("qwen2.5-7b"))
+    empty.add(model(tensors=tensors, shard_bytes=SHARD_LIMIT_BYTES, hf_quant_config__json=document(MODELOPT)))
     stored = describe(empty.url, "some/model").stored
-    assert stored is not None and stored.method is StoredMethod.GPTQ
+    assert stored is not None and (stored.method, stored.scheme) == (StoredMethod.MODELOPT, "FP8")
+
+
+def test_a_name_that_contradicts_the_content_is_noted(empty: FakeHub) -> None:
+    empty.add(model("some/model-AWQ"))
+    notes = describe(empty.url, "some/model-AWQ").notes
+    assert notes == ("it is called 'some/model-AWQ', but holds weights that are not quantised: content counts",)
+    empty.add(model())
+    assert describe(empty.url, "some/model").notes == ()
+
+
+def test_answers_are_cut_where_generation_config_says(empty: FakeHub) -> None:
+    empty.add(model(generation_config__json=document({"max_new_tokens": 2048, "temperature": 0.7})))
+    facts = describe(empty.url, "some/model")
+    assert facts.max_new_tokens == 2048
+    assert facts.notes == (
+        "generation_config.json ends an answer after 2,048 tokens where a request sets no max_tokens",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "it cannot be read"),
+        (b" " * 1_000_001, "it cannot be read"),
+        (b'{"max_new_tokens": -5}', "max_new_tokens is '-5'"),
+        (b'{"max_new_tokens": "' + b"x" * 5000 + b'"}', "which is no count of tokens"),
+    ],
+)
+def test_a_broken_generation_config_decides_nothing(empty: FakeHub, content: bytes, words: str) -> None:
+    empty.add(model(generation_config__json=content))
+    facts = describe(empty.url, "some/model")
+    assert facts.max_new_tokens is None
+    assert len(facts.notes) == 1 and words in facts.notes[0] and len(facts.notes[0]) < 300
+
+
+def test_documents_of_a_description_are_four_at_most(empty: FakeHub) -> None:
+    files = {"tokenizer_config__json": b'{"chat_template": "x"}', "generation_config__json": b"{}"}
+    empty.add(model(**files))
+    describe(empty.url, "some/model")
+    asked = [request.path.rpartition("/")[2] for request in empty.requests.select(role="hub")]
+    documents = [name for name in asked if not name.endswith(".safetensors")]
+    assert len(documents) == 4  # the hub repeats the template of tokenizer_config.json
+    empty.requests.clear()
+    empty.add(model("some/other", **files, chat_template__jinja=b"x"))
+    describe(empty.url, "some/other")
+    assert not empty.requests.select(r"tokenizer_config\.json$")
 
 
 def test_one_request_a_shard_where_headers_are_short(standard: FakeHub) -> None:

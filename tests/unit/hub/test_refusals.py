@@ -25,7 +25,7 @@ BROKEN = {
     "shard-missing": (Reason.CORRUPT_CHECKPOINT, "names 4 files, but not all are there: 1 missing"),
     "pickle-only": (Reason.NO_SAFETENSORS, "pickle files (1 of .bin, .pt)"),
     "no-weights": (Reason.NO_SAFETENSORS, "no weights at the top of the repository"),
-    "no-commit": (Reason.REVISION_NOT_FOUND, "no branch, tag or commit 'main'"),
+    "no-commit": (Reason.REVISION_NOT_FOUND, "no branch or tag 'main'"),
 }
 
 
@@ -68,8 +68,11 @@ def test_unknown_repository_with_a_token(standard: FakeHub) -> None:
 
 def test_a_users_token_is_named_where_it_might_have_helped(standard: FakeHub) -> None:
     for repository in ("nobody/nothing", "meta-llama/Llama-3.1-8B-Instruct"):
-        assert "cannot be described in this release" in refusal(standard, repository, has_user_token=True).message
-        assert "cannot be described in this release" not in refusal(standard, repository).message
+        assert (
+            "a Job beside the model reads it with that token"
+            in refusal(standard, repository, has_user_token=True).message
+        )
+        assert "a Job beside the model reads it with that token" not in refusal(standard, repository).message
     assert "this release" not in refusal(standard, "broken/no-weights", has_user_token=True).message
 
 

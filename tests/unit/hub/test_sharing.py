@@ -119,7 +119,7 @@ def test_a_refusal_is_remembered_for_a_minute_and_each_caller_gets_a_fresh_one(e
 
     first, within, after = with_hub(empty.url, over_time, clock=clock)
     assert first is not within
-    assert str(within).startswith(str(first)) and "this release" in str(within)
+    assert str(within).startswith(str(first)) and "inspector.image" in str(within)
     assert str(after) == str(first)
     assert empty.requests.count("^/api/models/") == 3
 

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from kubequant.api.conditions import Reason
+from kubequant.errors import Refused
 from kubequant.hub.client import Hub
 from tests.fakehub import FakeHub, Fault
 from tests.unit.hub.asking import describe, model, with_hub
@@ -43,6 +47,14 @@ def test_the_token_is_read_again_for_every_description(empty: FakeHub) -> None:
     with_hub(empty.url, ask, token=lambda: next(tokens))
     assert {request.authorized for request in empty.requests.select("some/first", role="hub")} == {False}
     assert {request.authorized for request in empty.requests.select("some/second", role="hub")} == {True}
+
+
+@pytest.mark.parametrize("token", ["hf_\u00e9", "two words", "hf_a\nInjected: header", "\x00"])
+def test_a_token_that_no_header_can_carry_is_named(empty: FakeHub, token: str) -> None:
+    with pytest.raises(Refused, match=r"The operator's token for the hub at .* is none") as caught:
+        describe(empty.url, "some/model", token=lambda: token)
+    assert caught.value.reason is Reason.TOKEN_INVALID and token not in caught.value.message
+    assert empty.requests.count() == 0
 
 
 def test_the_environment_changes_neither_endpoint_nor_identity(empty: FakeHub, tmp_path: Path) -> None:

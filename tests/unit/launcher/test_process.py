@@ -310,3 +310,16 @@ def test_the_one_line_form_of_newer_versions(tmp_path: Path) -> None:
     details = ended.message["details"]
     assert (details["kv_cache_tokens"], details["max_concurrency"]) == (32768, 32.0)
     assert (details["kernel"], details["engine_version"]) == ("CPUWNA16LinearKernel", "0.32.0")
+
+
+def test_nothing_is_started_while_the_model_is_not_whole(tmp_path: Path) -> None:
+    """A cache volume may have been emptied under a pod: its engine would fail with words that nobody understands."""
+    model = tmp_path / "model"
+    model.mkdir()
+    ended = launch(tmp_path / "log", *python("print('started')"), options=("--model", str(model)))
+    assert ended.code == 75
+    assert b"started" not in ended.stdout
+    assert ended.message["reason"] == "VolumePending"
+    (model / ".kubequant-complete.json").write_text("{}")
+    whole = launch(tmp_path / "log-2", *python("print('started')"), options=("--model", str(model)))
+    assert b"started" in whole.stdout

@@ -167,7 +167,9 @@ def test_the_download_fetches_the_commit_that_was_planned_with() -> None:
         "--revision": "0" * 40,
         "--to": "/models/model",
         "--expected-bytes": str(10 * GIB),
+        "--port": "8001",
     }
+    assert download(checksums="ab" * 32)["args"][-2:] == ["--checksums", "ab" * 32]
 
 
 def test_gpus_are_asked_for_by_the_engine_alone() -> None:

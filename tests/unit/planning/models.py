@@ -106,7 +106,8 @@ class ModelBuilder:
         return replace(self, config={**self.config, **fields})
 
     def with_fp8_kv_scales(self) -> ModelBuilder:
-        quantization = {**QUANTIZATION_CONFIGS[self.scheme], "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+        scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+        quantization = {**QUANTIZATION_CONFIGS[self.scheme], "kv_cache_scheme": scheme}
         return self.with_config(quantization_config=quantization)
 
     def full_config(self) -> dict[str, Any]:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bench.checkpoints import mixtral_checkpoint
 from kubequant.errors import Refused
 from kubequant.planning import kv_cache
-from kubequant.planning.facts_json import facts_from_json, facts_to_json, packed_facts, unpacked_facts
 from kubequant.planning.tensors import classes_of, largest_layer_per_rank, weights_per_rank
 from kubequant.planning.values import (
-    CacheKind,
-    CacheLayers,
-    Experts,
-    ModelFacts,
-    ModelShape,
-    StateTensor,
-    StoredMethod,
-    StoredQuantization,
     TensorClass,
 )
-from tests.unit.planning.models import CONFIGS, GIB, model
+from tests.unit.planning.models import GIB, model
 
 SCHEMES = ("Unquantized", "AWQ", "GPTQ", "W4A16", "FP8", "FP8_BLOCK", "W8A8")
 
@@ -138,98 +125,3 @@ def test_kv_bytes_per_token(name: str, token_bytes: int) -> None:
 def test_kv_heads_are_replicated_beyond_their_number() -> None:
     shape = model("Llama-3.1-8B").shape()
     assert kv_cache.bytes_per_token(shape, "BF16", 8) == kv_cache.bytes_per_token(shape, "BF16", 16) == 16384
-
-
-# --- JSON ------------------------------------------------------------------------------------------------------------
-
-NAMES = st.text(st.characters(codec="utf-8"), max_size=30)
-COUNTS = st.integers(0, 2**50)
-TENSORS = st.builds(TensorClass, NAMES, NAMES, st.lists(COUNTS, max_size=3).map(tuple), COUNTS, COUNTS)
-STORED = st.builds(
-    StoredQuantization,
-    st.sampled_from(StoredMethod), NAMES, COUNTS, st.none() | st.integers(-1, 128), st.booleans(), st.booleans(),
-    st.none() | st.tuples(COUNTS, COUNTS), st.none() | st.just("FP8"), st.lists(NAMES, max_size=3).map(tuple),
-)  # fmt: skip
-STATES = st.lists(st.builds(StateTensor, COUNTS, COUNTS, NAMES), max_size=3).map(tuple)
-CACHES = st.builds(CacheLayers, st.sampled_from(CacheKind), *[COUNTS] * 5, STATES)
-SHAPES = st.builds(
-    ModelShape, NAMES, NAMES, *[COUNTS] * 8, st.booleans(), NAMES, st.lists(CACHES, max_size=3).map(tuple),
-    st.none() | st.builds(Experts, *[COUNTS] * 5), *[st.booleans()] * 3, NAMES, st.booleans(),
-)  # fmt: skip
-FACTS = st.builds(
-    ModelFacts,
-    NAMES,
-    NAMES,
-    SHAPES,
-    st.lists(TENSORS, max_size=3).map(tuple),
-    st.none() | STORED,
-    COUNTS,
-    st.booleans(),
-    st.booleans(),
-)
-
-
-@given(FACTS)
-def test_facts_survive_json(facts: ModelFacts) -> None:
-    assert facts_from_json(facts_to_json(facts)) == facts
-    assert unpacked_facts(packed_facts(facts)) == facts
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", CONFIGS)
-def test_facts_of_any_model_are_small(name: str, scheme: str) -> None:
-    assert len(packed_facts(model(name).stored_as(scheme).facts())) < 2048
-
-
-@pytest.mark.parametrize("text", ["no base64!", "AAAA", "eJwDAAAAAAE="])
-def test_what_was_not_packed_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        unpacked_facts(text)
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", '{"version":3}', '{"version":2}', '{"version":1}', "no json"])
-def test_foreign_facts_are_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        facts_from_json(text)
-
-
-def test_facts_with_an_unknown_field_are_refused() -> None:
-    document = json.loads(facts_to_json(model("Tiny").facts()))
-    document["shape"]["wheels"] = 8
-    with pytest.raises(ValueError, match="wheels"):
-        facts_from_json(json.dumps(document))
-
-
-@pytest.mark.parametrize("experts", [8, [1], {"wheels": 8}])
-def test_facts_with_broken_experts_are_refused(experts: object) -> None:
-    document = json.loads(facts_to_json(model("Tiny").facts()))
-    document["shape"]["experts"] = experts
-    with pytest.raises(ValueError, match="incomplete"):
-        facts_from_json(json.dumps(document))
-
-
-def test_facts_of_an_older_operator_are_read() -> None:
-    facts = model("Llama-3.1-8B").stored_as("AWQ").facts()
-    document = json.loads(facts_to_json(facts))
-    document["version"] = 1
-    del document["predicted"]
-    for field in (
-        "caches",
-        "experts",
-        "multimodal",
-        "attention_sinks",
-        "float16_refused",
-        "rope_scaling",
-        "upper_bound",
-    ):
-        del document["shape"][field]
-    assert facts_from_json(json.dumps(document)) == facts
-
-
-def test_facts_of_a_large_mixture_are_small() -> None:
-    shape = replace(model("Tiny").shape(), num_hidden_layers=60, experts=Experts(256, 8, 60, 2048, 2048))
-    tensors = classes_of(mixtral_checkpoint(shape, "AWQ"))
-    assert sum(tensor.count for tensor in tensors) > 60 * 256 * 9
-    facts = replace(model("Tiny").facts(), shape=shape, tensors=tensors)
-    assert len(packed_facts(facts)) < 4096
-    assert unpacked_facts(packed_facts(facts)) == facts

@@ -15,21 +15,28 @@ from typing import Any
 from kubequant.cluster import kinds
 from kubequant.cluster.events import EventRecorder
 from kubequant.cluster.kinds import Kind
+from kubequant.manifests.inspector import InspectorSettings
 from kubequant.manifests.names import MODEL_LABEL, OUTCOME_ANNOTATION, REVISION_LABEL
+from kubequant.manifests.recipe import CacheSettings
 from kubequant.planning.engines.vllm import VLLM_0_33
+from kubequant.reconcile.caching import Caching
 from kubequant.reconcile.children import Children
 from kubequant.reconcile.deciding import Deciding
+from kubequant.reconcile.downloads import Downloads
+from kubequant.reconcile.inspecting import Inspecting
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.measuring import Measuring
 from kubequant.reconcile.reconciler import Reconciler, Result
 from kubequant.reconcile.rolling import Rolling
 from kubequant.reconcile.status_writer import StatusWriter
 from kubequant.reconcile.store import LISTED, Store
+from kubequant.reconcile.upstream import Upstream
 from tests.unit.fakes import FakeClock, FakeHub, FakeKubeApi
 from tests.unit.manifests.making import ENGINE
 from tests.unit.planning.models import model
 
 FILES = {"launcher.py": "pass", "download.py": "pass"}
+INSPECTOR = InspectorSettings("registry.example/kubequant:1", "IfNotPresent", "https://hub.example")
 FACTS = model("Qwen2.5-7B").stored_as("AWQ").facts()
 KEY = ("team-a", "m")
 NOW = 1_000_000.0
@@ -96,7 +103,16 @@ def running(since: float = NOW, **more: Any) -> dict[str, Any]:
 class World:
     """A FakeKubeApi, a store that is filled as by watches, and the real reconciler. One event loop a step."""
 
-    def __init__(self, *, gpus: int = 4, hub: FakeHub | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        gpus: int = 4,
+        hub: FakeHub | None = None,
+        inspector: InspectorSettings | None = INSPECTOR,
+        cache: CacheSettings | None = None,
+    ) -> None:
+        self.inspector = inspector
+        self.engine = replace(ENGINE, cache=cache)
         self.api, self.clock, self.hub = FakeKubeApi(), FakeClock(NOW), hub or FakeHub(FACTS)
         self.tokens: int | None = None
         self.api.put(kinds.NODE, node_body(gpus=gpus))
@@ -107,16 +123,32 @@ class World:
         self.store = Store()
         children = Children(self.api, self.store)
         deciding = Deciding(
-            api=self.api, store=self.store, hub=self.hub, engine=ENGINE, profile=replace(VLLM_0_33), files=FILES
+            api=self.api,
+            store=self.store,
+            hub=self.hub,
+            inspecting=Inspecting(api=self.api, store=self.store, children=children, settings=self.inspector),
+            engine=self.engine,
+            profile=replace(VLLM_0_33),
+            files=FILES,
+            clock=self.clock,
+        )
+        caching = Caching(
+            api=self.api, store=self.store, children=children, deciding=deciding, files=FILES, clock=self.clock
         )
         rolling = Rolling(
-            api=self.api, store=self.store, children=children, deciding=deciding, files=FILES, clock=self.clock
+            api=self.api,
+            store=self.store,
+            children=children,
+            deciding=deciding,
+            caching=caching,
+            files=FILES,
+            clock=self.clock,
         )
 
         async def read(_address: str) -> int | None:
             return self.tokens
 
-        self._parts = (children, deciding, rolling, read)
+        self._parts = (children, deciding, rolling, caching, read)
         self._events = EventRecorder(self.api, "test", "test")
         self._status = StatusWriter(self.api, self._events, self.clock)
         self._measuring: Measuring | None = None
@@ -163,18 +195,26 @@ class World:
         self.sync()
 
         async def main() -> Result:
-            children, deciding, rolling, read = self._parts
+            children, deciding, rolling, caching, read = self._parts
             if self._measuring is None:
                 self._measuring = Measuring(read, lambda _: None)
             self._measuring._slots = asyncio.Semaphore(1)  # of this step's event loop
+            upstream = Upstream(self.hub, lambda _: None, 1e6)  # its looks belong to one event loop
+
+            async def read_progress(_address: str) -> None:
+                """Nothing answers in these tests."""
+
+            downloads = Downloads(read_progress, lambda _: None, self.clock)
             reconciler = Reconciler(
-                store=self.store, deciding=deciding, rolling=rolling, children=children,
-                measuring=self._measuring, status=self._status,
+                store=self.store, deciding=deciding, rolling=rolling, caching=caching, children=children,
+                downloads=downloads, measuring=self._measuring, status=self._status, upstream=upstream,
             )  # fmt: skip
             result = await reconciler.reconcile(key)
             await self._events.flush()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
+            await upstream.close()
+            await downloads.close()
             return result
 
         return asyncio.run(main())

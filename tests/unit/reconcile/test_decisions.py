@@ -11,7 +11,7 @@ from kubequant.api.spec import QuantizedModelSpec, RolloutStrategy
 from kubequant.manifests.children import Replacement
 from kubequant.reconcile.decision import failure_of, last_ready, same_plan, superfluous, wanted
 from kubequant.reconcile.diagnosis import PERMANENT, RESTARTS_TO_GIVE_UP, Finding, diagnose, worst
-from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
+from kubequant.reconcile.inputs import RepositorySource, inputs_hash, intent_of, pod_hash, source_of
 from kubequant.reconcile.records import DeploymentRecord, PodRecord, RevisionRecord, pod_record
 from kubequant.reconcile.rollout import observe, refusal_of, replacement, seconds_to_patience
 from tests.unit.reconcile.making import NOW, pod_body, running, stamp
@@ -59,9 +59,9 @@ def test_defaults_are_filled_in_for_planning() -> None:
 
 def test_a_checkpoint_named_is_what_is_served() -> None:
     spec = {"model": {"repository": "a/b", "revision": "v1"}}
-    assert source_of(QuantizedModelSpec.model_validate(spec)) == ("a/b", "v1")
+    assert source_of(QuantizedModelSpec.model_validate(spec)) == RepositorySource("a/b", "v1")
     spec["quantization"] = {"checkpoint": {"repository": "c/d"}}  # type: ignore[dict-item]
-    assert source_of(QuantizedModelSpec.model_validate(spec)) == ("c/d", "main")
+    assert source_of(QuantizedModelSpec.model_validate(spec)) == RepositorySource("c/d", "main")
 
 
 def revision(number: int, *, inputs: str = "i", pod: str = "p", outcome: str = "") -> RevisionRecord:

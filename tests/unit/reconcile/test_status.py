@@ -128,6 +128,41 @@ def test_a_long_message_is_cut_and_says_so() -> None:
     assert len(message) == MESSAGE_LIMIT and message.endswith("…")
 
 
+FOUND = {
+    "base": "meta/base",
+    "considered": 3,
+    "candidates": [{"repository": "a/b", "verdict": "Chosen"}],
+}
+
+
+def conditions_of(situation: Known) -> dict[str, dict[str, Any]]:
+    return {condition["type"]: condition for condition in build_status(situation)["conditions"]}
+
+
+def test_a_found_checkpoint_says_for_which_model() -> None:
+    situation = known(decision=replace(DECISION, discovery=FOUND))
+    ready = conditions_of(situation)["CheckpointReady"]
+    assert (ready["status"], ready["reason"]) == ("True", "Found")
+    assert ready["message"].startswith("a/b at commit c0ffee was found for meta/base")
+    assert "2 others looked at" in ready["message"]
+    assert build_status(situation)["discovery"] == FOUND
+
+
+def test_the_model_itself_is_not_called_found() -> None:
+    ready = conditions_of(known(decision=replace(DECISION, discovery={**FOUND, "base": "a/b"})))["CheckpointReady"]
+    assert (ready["reason"], ready["message"]) == ("Existing", "a/b is served as it is stored")
+
+
+def test_a_branch_that_moved_is_said_and_changes_nothing_else() -> None:
+    situation = known(decision=replace(DECISION, revision="main"), rollout=rollout(1, 1), newer_commit="f" * 40)
+    resolved = conditions_of(situation)["ModelResolved"]
+    assert (resolved["status"], resolved["reason"]) == ("True", "RevisionMoved")
+    assert f"a/b at commit c0ffee; main names {'f' * 40} now" in resolved["message"]
+    assert "kubequant.dev/replan" in resolved["message"]
+    assert build_status(situation)["newerCommit"] == "f" * 40
+    assert conditions_of(situation)["Ready"]["status"] == "True"
+
+
 def test_the_time_moves_only_with_the_status() -> None:
     status = build_status(SITUATIONS["ready"][0])
     before = {"Ready": Transition("True", "Other", "then"), "Planned": Transition("False", "Planned", "then")}

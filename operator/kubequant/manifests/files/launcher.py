@@ -14,8 +14,8 @@ says is read by `kubequant.planning.engines.termination`, where the contract is 
 - The same facts are served on a second port: GET /status.
 
 Exit codes: the engine's own; 128 + n after a signal that nobody asked for; 0 after a stop that was asked for;
-70 (EX_SOFTWARE) for an exit 0 that nobody asked for, which is how vLLM ends when a worker is killed; 127 when the
-command cannot be started.
+70 (EX_SOFTWARE) for an exit 0 that nobody asked for, which is how vLLM ends when a worker is killed; 75 (EX_TEMPFAIL) when
+the model is not there as a whole; 127 when the command cannot be started.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,8 @@ DRAIN_SECONDS = 2.0  # for output still in the pipes after the engine has ended
 QUIET_SECONDS = 0.2
 EXIT_UNASKED = 70
 EXIT_NOT_STARTED = 127
+EXIT_INCOMPLETE = 75  # EX_TEMPFAIL
+MARKER = ".kubequant-complete.json"  # what download.py writes last
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PASSED_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -461,8 +464,8 @@ class StatusServer(socketserver.TCPServer):
 
     allow_reuse_address = True
 
-    def __init__(self, port: int, launcher: Launcher) -> None:
-        self.launcher = launcher
+    def __init__(self, port: int, status: Callable[[], dict[str, Any]]) -> None:
+        self.status = status
         self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         super().__init__(("", port), StatusHandler)
 
@@ -481,7 +484,7 @@ class StatusHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         found = self.path == "/status"
-        body = json.dumps(self.server.launcher.status() if found else {"error": "GET /status"}).encode()
+        body = json.dumps(self.server.status() if found else {"error": "GET /status"}).encode()
         self.send_response(200 if found else 404)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -603,10 +606,10 @@ def echo(target: int, chunk: bytes) -> None:
             chunk = chunk[os.write(target, chunk) :]
 
 
-def serve_status(port: int, launcher: Launcher) -> None:
-    """A port that cannot be had is no reason to stop an engine: its status is unknown then."""
+def serve_status(port: int, status: Callable[[], dict[str, Any]]) -> None:
+    """A port that cannot be had is no reason to stop: the status is unknown then."""
     try:
-        server = StatusServer(port, launcher)
+        server = StatusServer(port, status)
     except OSError as error:
         say(f"no status on port {port}: {error}")
         return
@@ -619,15 +622,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--termination-log", default=os.environ.get("KUBEQUANT_TERMINATION_LOG", "/dev/termination-log")
     )
+    parser.add_argument("--model", help="a folder that download.py must have filled, or nothing is started")
     parser.add_argument("--cgroup", default="/sys/fs/cgroup", help="where the container's memory events stand")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the engine's command line")
     options = parser.parse_args(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         parser.error("no command after --")
+    if options.model and not Path(options.model, MARKER).is_file():
+        message = "The cache volume does not hold the whole model yet. The engine is started again until it does."
+        say(message)
+        write_termination(options.termination_log, termination("engine", "VolumePending", message, {}))
+        return EXIT_INCOMPLETE
     launcher = Launcher(command, options.termination_log, options.cgroup)
     if options.port is not None:
-        serve_status(options.port, launcher)
+        serve_status(options.port, launcher.status)
     return launcher.run()
 
 

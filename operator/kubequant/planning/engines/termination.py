@@ -12,8 +12,8 @@ kubelet keeps no more), always whole: a writer shortens texts, never the JSON.
 
 The reasons in use: GpuOutOfMemory, KvCacheTooSmall, EngineArgumentRefused, CheckpointRefused, ModelNotFound,
 WorkerKilled, ContainerOutOfMemory, DiskFull and EngineFailed by the engine; Downloading (in progress: what is left when
-the container is killed), DownloadAccessDenied, ModelNotFound, DownloadFailed, CorruptCheckpoint and DiskFull by the
-download.
+the container is killed), DownloadAccessDenied, ModelNotFound, DownloadFailed, CorruptCheckpoint, ChecksumMismatch and
+DiskFull by the download; VolumePending by the launcher, where a cache volume does not hold the whole model.
 
 Details of the engine (each where the log states it): `weights_gib`, `available_kv_cache_gib`, `kv_cache_tokens`,
 `kernel`, `attention_backend`; of GpuOutOfMemory `tried_to_allocate`, `total`, `free` (texts with unit) or `free_gib`,

@@ -1,0 +1,302 @@
+"""Facts of what the operator may not read: a Job in the model's namespace describes it, and its answer is checked here.
+
+The algorithm, level-triggered: the Job of this question (its name is a digest of the question) is made where there is
+none; while it runs, the model waits and says for what; once it has ended, the last answer of its pods counts, until the
+Job's time to live deletes it and the question is asked anew. A decision that was made keeps the facts, and never asks.
+
+Each model has a Job of its own, also where two ask for the same: another Secret may open something else, and whoever may
+write one model must not learn by it what another one's Secret opens.
+
+**What a forged answer gains.** Whoever may write pods or their status in the model's namespace can answer in the
+inspector's place. The text is bounded and printable, the reason is one of a short list, the facts are checked for shape, and for
+a repository and commit that were asked for. What is left to lie about is the size and layout of that one model: a plan
+that is too large or too small for it, on GPUs that its namespace may ask for anyway, of pods that its author could have
+written directly. No other model reads the answer, and nothing of it reaches a shell, a path or another namespace.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kubequant.api.conditions import Reason
+from kubequant.api.spec import Pod, QuantizedModelSpec
+from kubequant.cluster import kinds
+from kubequant.cluster.api import ApiError, Body, KubeApi
+from kubequant.errors import Refused, Waiting
+from kubequant.manifests.inspector import (
+    TTL_SECONDS,
+    FolderSubject,
+    InspectorSettings,
+    RepositorySubject,
+    Subject,
+    build_authorities,
+    build_inspector,
+    inspector_name,
+)
+from kubequant.manifests.names import Owner
+from kubequant.planning.inspection import Answer, printable, read_answer
+from kubequant.planning.values import ModelFacts
+from kubequant.reconcile.children import Children, check_control
+from kubequant.reconcile.inputs import RepositorySource, Source, VolumeSource
+from kubequant.reconcile.job_records import JobPodRecord, JobRecord, job_record
+from kubequant.reconcile.store import Snapshot, Store
+
+AGAIN_SECONDS = 2.0
+MAX_NOTES = 8
+
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_CHECKSUMS = re.compile(r"([0-9a-f]{64})?")
+_PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_CONFIG_FAILURES = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+class Inspecting:
+    """Asks by Job. Without `settings` there is no image to ask with, and every question is refused."""
+
+    def __init__(self, *, api: KubeApi, store: Store, children: Children, settings: InspectorSettings | None) -> None:
+        self._api = api
+        self._store = store
+        self._children = children
+        self._settings = settings
+
+    async def facts(self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, source: Source) -> ModelFacts:
+        """The facts of `source`, a repository that the model's own token opens or a folder of a claim.
+
+        Raises Waiting while they are not known yet, Refused, Conflict and ApiError.
+        """
+        if self._settings is None:
+            raise _no_image(source)
+        subject = subject_of(spec, source)
+        claim = await self._claim(owner, subject)
+        name = inspector_name(owner, subject, snapshot.model.replan)
+        job = self._store.job((owner.namespace, name))
+        if job is None:
+            authorities = build_authorities(owner, self._settings)
+            if authorities:
+                await self._children.ensure(kinds.CONFIG_MAP, owner, authorities)
+            job = await self._made(build_inspector(owner, name, subject, self._settings, spec.pod or Pod()), owner)
+        elif job.owner_uid != owner.uid:
+            job = await self._existing(owner, name)
+        pods = self._store.job_pods(job)
+        answer = _last_answer(pods)
+        if job.has_ended and not pods:
+            raise await self._asked_anew(job)
+        if answer is None:
+            raise _unanswered(job, pods, subject)
+        if isinstance(answer, ModelFacts):
+            return _with_notes(_checked(answer, source, job), claim)
+        raise _told(answer, subject, job)
+
+    async def _claim(self, owner: Owner, subject: Subject) -> Body | None:
+        """The user's claim, read before a pod waits for it. Users' claims are not watched, so it is polled."""
+        if not isinstance(subject, FolderSubject):
+            return None
+        claim = await self._api.get(kinds.PERSISTENT_VOLUME_CLAIM, owner.namespace, subject.claim)
+        if claim is None:
+            raise Waiting(
+                Reason.CLAIM_NOT_FOUND,
+                f"there is no PersistentVolumeClaim {subject.claim} in namespace {owner.namespace}. Create it, or correct "
+                "persistentVolumeClaim.claimName; the model goes on by itself then.",
+            )
+        return claim
+
+    async def _made(self, manifest: Body, owner: Owner) -> JobRecord:
+        """The Job, created; or the one that a reconcile before this one created and no watch has brought yet."""
+        name = manifest["metadata"]["name"]
+        try:
+            body = await self._api.create(kinds.JOB, manifest)
+        except ApiError as error:
+            if not error.is_conflict:
+                raise
+            return await self._existing(owner, name)
+        self._store.put(kinds.JOB, body)
+        return job_record(body)
+
+    async def _existing(self, owner: Owner, name: str) -> JobRecord:
+        """The Job of this name as it is now. Raises Conflict where it is not this model's."""
+        live = await self._api.get(kinds.JOB, owner.namespace, name)
+        if live is None:
+            raise Waiting(Reason.INSPECTING, f"Job {name} is being removed", AGAIN_SECONDS)
+        check_control(kinds.JOB, live, owner)
+        self._store.put(kinds.JOB, live)
+        return job_record(live)
+
+    async def _asked_anew(self, job: JobRecord) -> Waiting:
+        """An ended Job without its pods has no answer any more: it makes room for another."""
+        await self._api.delete(kinds.JOB, job.namespace, job.name, uid=job.uid)
+        message = f"the pods of Job {job.name} are gone, and its answer with them: it is made again"
+        return Waiting(Reason.INSPECTING, message, AGAIN_SECONDS)
+
+
+def subject_of(spec: QuantizedModelSpec, source: Source) -> Subject:
+    """What is asked. A repository needs the model's token: without one the operator can read as much as anybody."""
+    if isinstance(source, VolumeSource):
+        return FolderSubject(source.claim, source.path)
+    secret = spec.model.token_secret_ref
+    assert secret is not None, "only what the model's own token opens is inspected"
+    return RepositorySubject(source.repository, source.revision, secret.name, secret.key)
+
+
+def _no_image(source: Source) -> Refused:
+    what = (
+        f"the PersistentVolumeClaim {source.claim}"
+        if isinstance(source, VolumeSource)
+        else f"{source.repository} with the model's token"
+    )
+    return Refused(
+        Reason.INSPECTION_FAILED,
+        f"only a Job in the model's namespace may read {what}, and the operator has no image for it: set inspector.image "
+        "in the operator's configuration to the operator's own image.",
+    )
+
+
+def _last_answer(pods: Sequence[JobPodRecord]) -> Answer | None:
+    """Of the newest pod that left one; the tries before it did not bring a better one."""
+    for pod in reversed(pods):
+        try:
+            if pod.container.ended and pod.container.exit_message:
+                return read_answer(pod.container.exit_message)
+        except ValueError:
+            continue
+    return None
+
+
+def _unanswered(job: JobRecord, pods: Sequence[JobPodRecord], subject: Subject) -> Waiting | Refused:
+    """Why there is no answer: passing while the Job goes on, by its last pod's word; refused once it has ended."""
+    last = pods[-1] if pods else None
+    if job.has_ended and all(_is_over(pod) for pod in pods):  # the watch of Jobs may be ahead of that of pods
+        cause = _cause_of(last) if last else ""
+        failure = f" ({printable(job.failure)})" if job.failure else ""
+        return Refused(
+            Reason.INSPECTION_FAILED,
+            f"Job {job.name}, which reads {_said(subject)}, ended without an answer{failure}{cause}.{_again(job)}",
+        )
+    if last is None:
+        message = (
+            f"Job {job.name} is to read {_said(subject)} and has no pod yet. Where that lasts, kubectl describe job "
+            f"{job.name} says why: a ResourceQuota, Pod Security or a webhook that refuses it."
+        )
+        return Waiting(Reason.INSPECTING, message)
+    return _held_up(last, subject) or Waiting(
+        Reason.INSPECTING, f"Job {job.name} reads {_said(subject)}; it ends within minutes"
+    )
+
+
+def _held_up(pod: JobPodRecord, subject: Subject) -> Waiting | None:
+    """What a pod waits for that somebody must mend."""
+    waiting, word = printable(pod.container.waiting_message), pod.container.waiting_reason
+    if not pod.scheduled and pod.scheduling_message:
+        return _unscheduled(pod, subject)
+    if word in _PULL_FAILURES:
+        cause = waiting.rpartition("ErrImagePull: ")[2].rstrip(".") or word
+        return Waiting(
+            Reason.IMAGE_PULL_FAILED,
+            f"the inspector's image cannot be pulled: {cause}. Check inspector.image in the operator's configuration, "
+            "spec.pod.imagePullSecrets and the registry.",
+        )
+    if word in _CONFIG_FAILURES:
+        return Waiting(
+            Reason.CONFIGURATION_MISSING,
+            f"the inspector of {_said(subject)} cannot be started ({word}): {waiting}. Create what it names; the model "
+            "goes on by itself then.",
+        )
+    return None
+
+
+def _unscheduled(pod: JobPodRecord, subject: Subject) -> Waiting:
+    said = printable(pod.scheduling_message).rstrip(".")
+    if isinstance(subject, FolderSubject) and "persistentvolumeclaim" in said.lower():
+        if "not found" in said or "being deleted" in said:
+            return Waiting(
+                Reason.CLAIM_NOT_FOUND,
+                f"the PersistentVolumeClaim {subject.claim} cannot be used: {said}. Create it; the model goes on by itself then.",
+            )
+        return Waiting(
+            Reason.VOLUME_PENDING,
+            f"the PersistentVolumeClaim {subject.claim} is not bound to a volume: {said}. Provide a volume for it, or mend "
+            "its class; the model goes on by itself then.",
+        )
+    return Waiting(
+        Reason.UNSCHEDULABLE,
+        f"no node has room for the inspector (pod {pod.name}: 0.1 CPU, 256 MiB of memory): {said}. Free some, or let "
+        "spec.pod.tolerations allow the nodes there are.",
+    )
+
+
+def _cause_of(pod: JobPodRecord) -> str:
+    """What is known of the last pod of a Job that failed."""
+    end = pod.container
+    if end.exit_reason == "OOMKilled":
+        return ": it was killed for memory, of which it may have 1 GiB. Please report the model"
+    if end.ended and end.exit_message:
+        return (
+            f": it left {printable(end.exit_message)[:200]!r} and exit code {end.exit_code}, which is no answer of this "
+            "version. inspector.image must be the operator's own image, of the same version"
+        )
+    if end.ended:
+        return f": it left nothing but exit code {end.exit_code}. inspector.image must be the operator's own image"
+    return f": its pod was ended ({printable(pod.reason)}: {printable(pod.message)})" if pod.reason else ""
+
+
+def _checked(facts: ModelFacts, source: Source, job: JobRecord) -> ModelFacts:
+    """The facts of what was asked for, or Refused. A folder's are called by what the spec calls it."""
+    wrong = _contradiction(facts, source)
+    if wrong:
+        raise Refused(
+            Reason.INSPECTION_FAILED,
+            f"the answer of Job {job.name} cannot be believed: {wrong}. Delete the Job, and it is asked again.",
+        )
+    if isinstance(source, VolumeSource):
+        return replace(facts, repository=source.name, download_bytes=0, checksums="", predicted=False)
+    return replace(facts, predicted=False)
+
+
+def _contradiction(facts: ModelFacts, source: Source) -> str:
+    if not _COMMIT.fullmatch(facts.commit):
+        return f"{printable(facts.commit)[:80]!r} is no commit"
+    if not _CHECKSUMS.fullmatch(facts.checksums):
+        return f"{printable(facts.checksums)[:80]!r} is no checksum"
+    if isinstance(source, RepositorySource):
+        if facts.repository != source.repository:
+            return f"it tells of {printable(facts.repository)[:200]!r} and was asked for {source.repository}"
+        if _COMMIT.fullmatch(source.revision) and facts.commit != source.revision:
+            return f"it tells of commit {facts.commit} and was asked for {source.revision}"
+    return ""
+
+
+def _with_notes(facts: ModelFacts, claim: Body | None) -> ModelFacts:
+    """Notes end up in status: bounded, and with what a claim that only one node mounts means for replicas."""
+    notes = [printable(note) for note in facts.notes[:MAX_NOTES]]
+    modes = set(((claim or {}).get("spec") or {}).get("accessModes") or ())
+    if claim is not None and not modes & {"ReadWriteMany", "ReadOnlyMany"}:
+        notes.append(
+            f"the PersistentVolumeClaim {claim['metadata']['name']} is {' and '.join(sorted(modes))}: one node mounts it, so "
+            "all replicas share that node's GPUs"
+        )
+    return replace(facts, notes=tuple(notes))
+
+
+def _told(answer: Refused | Waiting, subject: Subject, job: JobRecord) -> Refused | Waiting:
+    """The answer with what it was asked with, and when it is asked again: a mended Secret or volume brings no event."""
+    asked = ""
+    if isinstance(subject, RepositorySubject):
+        asked = f" (Asked with key {subject.key} of Secret {subject.secret}.)"
+    if isinstance(answer, Waiting):
+        return Waiting(answer.reason, answer.message + asked)
+    return Refused(answer.reason, answer.message + asked + _again(job))
+
+
+def _again(job: JobRecord) -> str:
+    return f" Job {job.name} asks again {TTL_SECONDS // 60} minutes after its end, or as soon as you delete it."
+
+
+def _is_over(pod: JobPodRecord) -> bool:
+    return pod.container.ended or pod.phase in ("Succeeded", "Failed")
+
+
+def _said(subject: Subject) -> str:
+    if isinstance(subject, FolderSubject):
+        return f"PersistentVolumeClaim {subject.claim}" + (f", folder {subject.path}" if subject.path else "")
+    return f"{subject.repository} with Secret {subject.secret}"

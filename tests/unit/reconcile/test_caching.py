@@ -1,0 +1,415 @@
+"""Cache volumes over a whole reconciler: filled once, shared, held while needed, let go afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kubequant.api.conditions import Reason
+from kubequant.cluster import kinds
+from kubequant.manifests.cache import FILLED_ANNOTATION
+from kubequant.manifests.names import JOB_MODEL_LABEL
+from kubequant.manifests.recipe import CacheSettings
+from kubequant.reconcile.job_records import JOB_NAME_LABEL
+from kubequant.reconcile.kinds import QUANTIZED_MODEL
+from tests.unit.reconcile.making import FACTS, KEY, NOW, World, running, stamp
+
+SHARED = CacheSettings(None, "ReadWriteMany")
+OTHER_COMMIT = "f" * 40
+
+
+def cached_world() -> World:
+    return World(cache=SHARED).model("m")
+
+
+def claim(world: World) -> dict[str, Any]:
+    (only,) = world.api.all(kinds.PERSISTENT_VOLUME_CLAIM)
+    return only
+
+
+def owners(world: World) -> set[str]:
+    uids = {body["metadata"]["uid"]: body["metadata"]["name"] for body in world.api.all(QUANTIZED_MODEL)}
+    return {uids[reference["uid"]] for reference in claim(world)["metadata"]["ownerReferences"]}
+
+
+def jobs(world: World) -> list[dict[str, Any]]:
+    return world.api.all(kinds.JOB)
+
+
+def end_job(world: World, kind: str = "Complete", name: str | None = None, **more: str) -> None:
+    job = next(job for job in jobs(world) if name in (None, job["metadata"]["name"]))
+    condition = {"type": kind, "status": "True", "reason": "", "message": "", **more}
+    world.api.put(kinds.JOB, {**job, "status": {"conditions": [condition]}})
+
+
+def job_pod(
+    world: World, *, scheduling: str = "", container: dict[str, Any] | None = None, phase: str = "Pending"
+) -> None:
+    (job,) = jobs(world)
+    conditions = [{"type": "PodScheduled", "status": "False", "message": scheduling}] if scheduling else []
+    name = job["metadata"]["name"]
+    labels = {**job["spec"]["template"]["metadata"]["labels"], JOB_NAME_LABEL: name}
+    assert labels[JOB_MODEL_LABEL] == "m"
+    reference = {"controller": True, "uid": job["metadata"]["uid"], "kind": "Job", "name": name}
+    world.api.put(
+        kinds.POD,
+        {
+            "metadata": {
+                "namespace": "team-a", "name": f"{name}-x", "labels": labels, "creationTimestamp": stamp(NOW),
+                "ownerReferences": [reference],
+            },
+            "spec": {"nodeName": "" if scheduling else "n1"},
+            "status": {
+                "phase": phase, "podIP": "10.0.0.9", "conditions": conditions,
+                "containerStatuses": [{"name": "download", **container}] if container else [],
+            },
+        },
+    )  # fmt: skip
+
+
+def serve(world: World) -> None:
+    """One replica of what is deployed becomes ready."""
+    for pod in world.api.all(kinds.POD):
+        if JOB_MODEL_LABEL not in pod["metadata"]["labels"]:
+            world.api.remove(kinds.POD, "team-a", pod["metadata"]["name"])
+    world.pod(ready=True)
+    world.settle()
+
+
+def ready_world() -> World:
+    world = cached_world()
+    world.settle()
+    end_job(world)
+    world.settle()
+    serve(world)
+    assert world.conditions()["Ready"] == ("True", "Ready")
+    return world
+
+
+def told(reason: str, message: str) -> dict[str, Any]:
+    text = f'{{"kubequantTermination":1,"stage":"download","reason":"{reason}","message":"{message}","details":{{}}}}'
+    return {"state": {"terminated": {"exitCode": 3, "message": text}}}
+
+
+class TestFilling:
+    def test_pods_are_made_once_the_volume_is_full_and_not_before(self) -> None:
+        world = cached_world()
+        world.settle()
+        assert len(jobs(world)) == 1 and owners(world) == {"m"}
+        assert not world.api.all(kinds.DEPLOYMENT)
+        assert world.conditions()["Available"] == ("False", "Downloading")
+        assert world.conditions()["Reconciling"][0] == "True"
+        end_job(world)
+        world.settle()
+        assert FILLED_ANNOTATION in claim(world)["metadata"]["annotations"]
+        (deployment,) = world.api.all(kinds.DEPLOYMENT)
+        assert deployment["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"] == {
+            "claimName": claim(world)["metadata"]["name"],
+            "readOnly": True,
+        }
+
+    def test_the_job_has_its_files_before_it_starts(self) -> None:
+        world = cached_world()
+        written = [(verb, kind) for verb, kind, _ in world.settle()]
+        assert written.index(("apply", "configmaps")) < written.index(("create", "jobs"))
+
+    def test_a_job_that_was_removed_after_its_end_is_not_made_again(self) -> None:
+        world = ready_world()
+        world.api.remove(kinds.JOB, "team-a", jobs(world)[0]["metadata"]["name"])
+        world.restart()
+        assert world.settle() == []
+
+    def test_a_model_that_is_ready_writes_nothing(self) -> None:
+        world = ready_world()
+        assert world.settle() == []
+        world.restart()
+        assert world.settle() == []
+
+    def test_a_job_that_was_lost_half_way_is_made_again(self) -> None:
+        world = cached_world()
+        world.settle()
+        world.api.remove(kinds.JOB, "team-a", jobs(world)[0]["metadata"]["name"])
+        world.settle()
+        assert len(jobs(world)) == 1
+
+    def test_a_job_of_the_volume_before_says_nothing_of_the_new_one(self) -> None:
+        world = cached_world()
+        world.settle()
+        end_job(world)
+        world.settle()
+        before = jobs(world)[0]["metadata"]["uid"]
+        world.api.remove(kinds.PERSISTENT_VOLUME_CLAIM, "team-a", claim(world)["metadata"]["name"])
+        world.settle()
+        assert jobs(world)[0]["metadata"]["uid"] != before
+        assert FILLED_ANNOTATION not in claim(world)["metadata"]["annotations"]
+
+    def test_a_claim_of_somebody_elses_is_a_conflict_and_left_alone(self) -> None:
+        world = cached_world()
+        world.settle()
+        name = claim(world)["metadata"]["name"]
+        world = cached_world()
+        world.api.put(kinds.PERSISTENT_VOLUME_CLAIM, {"metadata": {"namespace": "team-a", "name": name}, "spec": {}})
+        world.sync = lambda: None  # type: ignore[method-assign]  # watches bring only what carries our label
+        for kind in (kinds.NODE, QUANTIZED_MODEL):
+            world.store.begin_list(kind)
+            world.store.replace(kind, world.api.all(kind))
+        world.step()
+        assert world.conditions()["Ready"] == ("False", "Conflict")
+        assert claim(world)["metadata"].get("ownerReferences") is None
+        assert not jobs(world)
+
+
+TROUBLE = {
+    "no volume for it": (
+        {"scheduling": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."},
+        Reason.VOLUME_PENDING,
+        "unbound immediate",
+    ),
+    "no room for it": (
+        {"scheduling": "0/1 nodes are available: 1 Insufficient cpu."},
+        Reason.UNSCHEDULABLE,
+        "Insufficient cpu",
+    ),
+    "no image": (
+        {"container": {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}},
+        Reason.IMAGE_PULL_FAILED,
+        "not found",
+    ),
+    "no Secret": (
+        {
+            "container": {
+                "state": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}}
+            }
+        },
+        Reason.CONFIGURATION_MISSING,
+        'secret "hub" not found',
+    ),
+    "a full volume": (
+        {"container": told("DiskFull", "it needs 3 GiB more and has 1 GiB free"), "phase": "Failed"},
+        Reason.DISK_FULL,
+        "needs 3 GiB more",
+    ),
+    "other files": (
+        {"container": told("ChecksumMismatch", "x is not the file"), "phase": "Failed"},
+        Reason.CHECKSUM_MISMATCH,
+        "x is not the file",
+    ),
+    "no access": (
+        {"container": told("DownloadAccessDenied", "HTTP 403"), "phase": "Failed"},
+        Reason.DOWNLOAD_ACCESS_DENIED,
+        "HTTP 403",
+    ),
+}
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("name", TROUBLE)
+    def test_what_keeps_the_volume_from_being_filled_is_said(self, name: str) -> None:
+        pod, reason, words = TROUBLE[name]
+        world = cached_world()
+        world.settle()
+        job_pod(world, **pod)
+        world.settle()
+        assert world.conditions()["Available"] == ("False", reason.value)
+        assert words in world.message("Available")
+
+    def test_a_job_that_gave_up_stalls_the_model_and_says_when_it_is_tried_again(self) -> None:
+        world = cached_world()
+        world.settle()
+        job_pod(world, container=told("DownloadFailed", "The Hub answers HTTP 503."), phase="Failed")
+        end_job(world, "Failed", reason="BackoffLimitExceeded", message="Job has reached the specified backoff limit")
+        world.settle()
+        assert world.conditions()["Stalled"] == ("True", "DownloadFailed")
+        assert "HTTP 503" in world.message("Ready") and "10 min" in world.message("Ready")
+
+    def test_a_job_that_failed_without_a_pod_left_is_told_by_its_own_words(self) -> None:
+        world = cached_world()
+        world.settle()
+        end_job(world, "Failed", reason="DeadlineExceeded", message="Job was active too long")
+        world.settle()
+        assert world.conditions()["Available"] == ("False", "DownloadFailed")
+        assert "Job was active too long" in world.message("Available")
+
+    def test_a_running_download_is_no_trouble(self) -> None:
+        world = cached_world()
+        world.settle()
+        job_pod(world, container=running(), phase="Running")
+        world.settle()
+        assert world.conditions()["Available"] == ("False", "Downloading")
+        assert world.conditions()["Stalled"][0] == "False"
+
+
+class TestSharing:
+    def both(self) -> World:
+        world = ready_world()
+        world.model("n")
+        world.step(("team-a", "n"))
+        world.step(("team-a", "n"))
+        return world
+
+    def test_a_second_model_of_the_same_commit_joins_and_starts_no_job(self) -> None:
+        world = self.both()
+        assert owners(world) == {"m", "n"}
+        assert [job["metadata"]["ownerReferences"][0]["name"] for job in jobs(world)] == ["m"]
+        assert {body["metadata"]["name"] for body in world.api.all(kinds.DEPLOYMENT)} == {"m", "n"}
+
+    def test_a_second_model_waits_for_the_job_of_the_first(self) -> None:
+        world = cached_world()
+        world.settle()
+        world.model("n")
+        result = world.step(("team-a", "n"))
+        assert len(jobs(world)) == 1
+        assert result.requeue_after_seconds == 5.0, "no event of that Job is the second model's"
+        end_job(world)
+        world.step(("team-a", "n"))
+        assert "n" in {body["metadata"]["name"] for body in world.api.all(kinds.DEPLOYMENT)}
+
+    def test_a_model_that_goes_leaves_the_claim_to_the_other(self) -> None:
+        world = self.both()
+        world.api.remove(QUANTIZED_MODEL, "team-a", "n")
+        world.step(("team-a", "n"))
+        world.settle()
+        assert claim(world), "the garbage collector takes n's reference off; nothing here deletes the claim"
+
+    def test_two_that_join_at_the_same_time_do_not_take_each_other_off(self) -> None:
+        world = ready_world()
+        world.model("n")
+        world.api.fail = _between(world)
+        with pytest.raises(Exception, match="modified"):
+            world.step(("team-a", "n"))
+        world.api.fail = lambda verb, kind, name: None
+        world.step(("team-a", "n"))
+        references = {reference["name"] for reference in claim(world)["metadata"]["ownerReferences"]}
+        assert references == {"m", "n", "o"}
+
+
+def _between(world: World) -> Any:
+    """Another writer adds an owner after the claim was read and before it is written."""
+
+    def meddle(verb: str, kind: Any, name: str) -> None:
+        if verb == "merge_patch" and kind == kinds.PERSISTENT_VOLUME_CLAIM:
+            body = claim(world)
+            body["metadata"]["ownerReferences"].append({"kind": "QuantizedModel", "name": "o", "uid": "uid-o"})
+            world.api.put(kinds.PERSISTENT_VOLUME_CLAIM, body)
+
+    return meddle
+
+
+class TestMovingOn:
+    """The model is planned with another commit: the old claim stays until nothing can go back to it."""
+
+    def moved(self) -> tuple[World, str]:
+        world = ready_world()
+        first = claim(world)["metadata"]["name"]
+        world.hub.facts = replace(FACTS, commit=OTHER_COMMIT)
+        world.annotate("kubequant.dev/replan", "1")
+        world.settle()
+        return world, first
+
+    def names(self, world: World) -> set[str]:
+        return {body["metadata"]["name"] for body in world.api.all(kinds.PERSISTENT_VOLUME_CLAIM)}
+
+    def test_what_serves_stays_until_the_new_volume_is_full(self) -> None:
+        world, first = self.moved()
+        assert len(self.names(world)) == 2
+        volumes = world.body(kinds.DEPLOYMENT)["spec"]["template"]["spec"]["volumes"]
+        assert volumes[0]["persistentVolumeClaim"]["claimName"] == first
+        assert world.conditions()["Available"][0] == "True"
+        assert world.conditions()["Ready"] == ("False", "Progressing")
+
+    def test_it_is_scaled_meanwhile(self) -> None:
+        world, _ = self.moved()
+        world.model("m", replicas=2)
+        world.settle()
+        assert world.body(kinds.DEPLOYMENT)["spec"]["replicas"] == 2
+
+    def test_the_old_claim_goes_when_the_new_revision_is_ready_and_the_old_pods_are_gone(self) -> None:
+        world, first = self.moved()
+        (second,) = self.names(world) - {first}
+        end_job(world, name=second)
+        world.settle()
+        assert self.names(world) == {first, second}, "its pods still mount it, and the new revision may fail"
+        serve(world)
+        world.settle()
+        assert self.names(world) == {second}
+
+    def test_a_rollout_that_fails_finds_its_way_back_to_a_claim_that_is_still_there(self) -> None:
+        world, first = self.moved()
+        (second,) = self.names(world) - {first}
+        end_job(world, name=second)
+        world.settle()
+        failed = {"state": {"terminated": {"exitCode": 1, "message": told_by_engine()}}}
+        world.pod("m-2", engine=failed)
+        world.settle()
+        assert world.conditions()["Ready"] == ("False", "RolledBack")
+        volumes = world.body(kinds.DEPLOYMENT)["spec"]["template"]["spec"]["volumes"]
+        assert volumes[0]["persistentVolumeClaim"]["claimName"] == first
+        assert first in self.names(world)
+
+    def test_a_volume_that_cannot_be_filled_rolls_back_as_a_pod_would(self) -> None:
+        world, first = self.moved()
+        (second,) = self.names(world) - {first}
+        end_job(world, "Failed", name=second, reason="PodFailurePolicy", message="exit code 3")
+        world.settle()
+        assert world.conditions()["Ready"] == ("False", "RolledBack")
+        assert world.conditions()["Available"][0] == "True"
+        assert first in self.names(world)
+
+    def test_a_claim_that_others_own_is_only_left_and_not_deleted(self) -> None:
+        world = ready_world()
+        world.model("n")
+        world.step(("team-a", "n"))
+        first = claim(world)["metadata"]["name"]
+        world.hub.facts = replace(FACTS, commit=OTHER_COMMIT)
+        world.annotate("kubequant.dev/replan", "1")
+        world.settle()
+        (second,) = self.names(world) - {first}
+        end_job(world, name=second)
+        world.settle()
+        serve(world)
+        world.settle()
+        assert self.names(world) == {first, second}
+        assert [
+            one["name"] for one in world.body(kinds.PERSISTENT_VOLUME_CLAIM, first)["metadata"]["ownerReferences"]
+        ] == ["n"]
+
+    def test_nothing_is_let_go_while_a_pod_is_of_a_revision_that_nobody_knows(self) -> None:
+        world, first = self.moved()
+        (second,) = self.names(world) - {first}
+        end_job(world, name=second)
+        world.settle()
+        world.pod("m-9", revision="pruned-long-ago", ready=True)
+        world.pod("m-1", ready=True)
+        world.settle()
+        assert first in self.names(world)
+
+
+def told_by_engine() -> str:
+    return '{"kubequantTermination":1,"stage":"engine","reason":"CheckpointRefused","message":"no kernel","details":{}}'
+
+
+def test_models_without_a_cache_are_untouched_by_a_changed_configuration() -> None:
+    world = World().model("m")
+    world.settle()
+    serve_plain(world)
+    world.engine = World(cache=SHARED).engine
+    world.restart()
+    assert world.settle() == []
+    assert not world.api.all(kinds.PERSISTENT_VOLUME_CLAIM)
+
+
+def serve_plain(world: World) -> None:
+    world.pod(ready=True)
+    world.settle()
+    assert world.conditions()["Ready"] == ("True", "Ready")
+
+
+def test_a_deleted_model_takes_nothing_with_it_here() -> None:
+    """Owner references do that: no request of ours."""
+    world = ready_world()
+    before = len(world.api.writes())
+    world.api.remove(QUANTIZED_MODEL, "team-a", "m")
+    world.step(KEY)
+    assert len(world.api.writes()) == before
