@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import burst, describe, plans
+from bench import burst, describe, headers, plans
 from bench.figures import Figure, Verdict, judge, load_thresholds
 from bench.groups import evaluate, group_of, missed
 from bench.scenario import BURSTS, Run
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         figures += describe.figures()
     if options.only in (None, "burst"):
         figures += burst.figures()
+    if options.only in (None, "headers"):
+        figures += headers.figures()
     if options.only in (None, "operator"):
         folder = Path(tempfile.mkdtemp(prefix="kubequant-bench-"))
         console.print(f"the operator's log: {folder / 'operator.log'}")
@@ -55,7 +57,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", choices=("overheads", "plans", "describe", "burst", "operator"), help="a part of the benchmark")
+    parser.add_argument(
+        "--only",
+        choices=("overheads", "plans", "headers", "describe", "burst", "operator"),
+        help="a part of the benchmark",
+    )
     parser.add_argument(
         "--models", type=int, nargs="+", metavar="N", help=f"models created at once, in this order; {BURSTS} by default"
     )

@@ -54,7 +54,9 @@ def header_of(tensors: Iterable[Tensor]) -> tuple[bytes, int]:
 
 def measure(raw: bytes, data_bytes: int, seconds: float = SECONDS) -> Measured:
     """Parses the header with both, in turns."""
-    json_seconds, own_seconds, started = [], [], time.perf_counter()
+    json_seconds: list[float] = []
+    own_seconds: list[float] = []
+    started = time.perf_counter()
     times = 1 + int(TURN_SECONDS / _seconds(lambda: json.loads(raw), 1))
     while len(own_seconds) < FEWEST or time.perf_counter() - started < seconds:
         json_seconds.append(_seconds(lambda: json.loads(raw), times))

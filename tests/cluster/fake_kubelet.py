@@ -30,7 +30,7 @@ RUN_SECONDS = 60
 
 
 class FakeKubelet:
-    """`with FakeKubelet(installation, namespace, {"claim": folder}):`; `answers` in place of what the command would say."""
+    """`with FakeKubelet(installation, namespace, {"claim": folder}):`; `forged` is the message in place of what the command says."""
 
     def __init__(
         self, installation: Installation, namespace: str, claims: Mapping[str, Path] | None = None, *, forged: str = ""

@@ -77,6 +77,7 @@ def _start_hub(cluster: Cluster, processes: Processes, folder: Path, real: bool)
         command += ["--host", "0.0.0.0", "--advertise", cluster.node_address]
         for repository, path in ((TINY, models.base), (TINY_AWQ, models.awq), (TINY_AWQ_FP8_KV, models.awq_fp8_kv)):
             command += ["--folder", f"{repository}={path}"]
+        command += ["--quantized-of", f"{TINY_AWQ}={TINY}"]
     if not processes.is_alive("hub"):
         (folder / "hub.url").unlink(missing_ok=True)
     processes.start("hub", command)

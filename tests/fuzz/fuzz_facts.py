@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import zlib
 
-from kubequant.planning import kv_cache
+from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.facts_json import facts_from_json, facts_to_json, packed_facts, unpacked_facts
-from kubequant.planning.tensors import disagreement, largest_layer_per_rank, weights_per_rank
-from kubequant.planning.values import ModelFacts
+from kubequant.planning.plan import plan
+from kubequant.planning.values import Intent, Plan, Refused
+from tests.unit.planning.models import fleet, node
+
+_FLEET = fleet(node("NVIDIA-L4", gpus=4), node("NVIDIA-H100-80GB-HBM3", gpus=8))
+_INTENT = Intent("org/base", concurrent_requests=4, context_tokens=2048)
 
 
 def fuzz(data: bytes) -> None:
@@ -25,15 +29,4 @@ def _refused_or_planned(text: str) -> None:
         assert len(str(error)) < 400 and str(error).isprintable(), str(error)
         return
     assert facts_from_json(facts_to_json(facts)) == unpacked_facts(packed_facts(facts)) == facts
-    _plan_on(facts)
-
-
-def _plan_on(facts: ModelFacts) -> None:
-    """What planning computes of any model, before it compares it with a GPU."""
-    disagreement(facts)
-    kv_cache.kv_layout(facts.shape, "BF16")
-    kv_cache.bytes_per_token(facts.shape, "FP8", 2)
-    weights_per_rank(facts, 2)
-    weights_per_rank(facts, 1, 2)
-    largest_layer_per_rank(facts, 1)
-    assert facts.weight_bytes >= 0 and facts.parameters >= 0
+    assert isinstance(plan(_INTENT, facts, _FLEET, VLLM_0_33), Plan | Refused)

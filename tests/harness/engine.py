@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.engines.tiny_model import TinyModels
 from tests.fakehub import Repository
+from tests.fakehub.repository import quantized_card
 
 TINY = "kubequant/tiny-llama"
 TINY_AWQ = "kubequant/tiny-llama-AWQ"
@@ -18,7 +19,7 @@ POD_RESOURCES = {"cpu": "200m", "memory": "6Gi"}
 def tiny_repositories(models: TinyModels) -> list[Repository]:
     return [
         Repository.from_folder(TINY, models.base),
-        Repository.from_folder(TINY_AWQ, models.awq),
+        Repository.from_folder(TINY_AWQ, models.awq, card=quantized_card(TINY)),
         Repository.from_folder(TINY_AWQ_FP8_KV, models.awq_fp8_kv),
     ]
 

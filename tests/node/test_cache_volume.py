@@ -15,6 +15,7 @@ import yaml
 
 from tests.engines.tiny_model import TinyModels, tiny_models
 from tests.fakehub import FakeHub, Fault, Repository
+from tests.fakehub.faults import ALWAYS
 from tests.fakehub.repository import quantized_card
 from tests.harness import Installation, OperatorProcess, make_model, wait_for
 from tests.harness.chat import chat, service_url
@@ -116,7 +117,7 @@ def test_a_found_model_is_served_from_a_volume_and_a_second_replica_downloads_no
     installation.cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
     stored = publisher.catalogue.repositories[TINY_AWQ]
     weights = stored.commits[stored.branches["main"]].files["model.safetensors"]
-    publisher.faults.add(Fault(weights.sha256, method="GET", bytes_per_second=WEIGHTS_PER_SECOND))
+    publisher.faults.add(Fault(weights.sha256, times=ALWAYS, method="GET", bytes_per_second=WEIGHTS_PER_SECOND))
     model = make_model("found", NAMESPACE).repository(TINY).context(2048).pod(resources=POD_RESOURCES)
     installation.apply(model.quantization(scheme="W4A16"))
 
@@ -127,6 +128,8 @@ def test_a_found_model_is_served_from_a_volume_and_a_second_replica_downloads_no
     assert progress["totalBytes"] > weights.size
     assert "GiB" in installation.condition("found", "Available", NAMESPACE)["message"]
     assert not installation.get("deployments", "found", NAMESPACE), "no GPU waits for a download"
+
+    publisher.faults.clear()
 
     # The found checkpoint is served from the volume, whole and read-only.
     installation.wait_condition("found", "Ready", "True", namespace=NAMESPACE, seconds=START_SECONDS)

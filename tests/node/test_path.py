@@ -17,7 +17,7 @@ import yaml
 from tests.fakehub import FakeHub
 from tests.harness import Installation, OperatorProcess, make_model, wait_for
 from tests.harness.chat import chat, service_url
-from tests.harness.engine import POD_RESOURCES, TINY_AWQ
+from tests.harness.engine import POD_RESOURCES, TINY, TINY_AWQ
 from tests.harness.installation import ROOT
 
 NAMESPACE = "story"
@@ -32,16 +32,20 @@ def namespace(installation: Installation) -> str:
 
 
 def test_the_whole_story(installation: Installation, operator: OperatorProcess, hub: FakeHub, namespace: str) -> None:
-    tiny = make_model("tiny-llama", namespace).repository(TINY_AWQ).context(2048).pod(resources=POD_RESOURCES)
+    tiny = make_model("tiny-llama", namespace).repository(TINY).quantization(scheme="W4A16")
+    tiny = tiny.context(2048).pod(resources=POD_RESOURCES)
     assert _example(namespace)["spec"] == tiny.manifest()["spec"]
 
-    # A model becomes Ready, and answers.
+    # A base model is named, its published checkpoint is found, becomes Ready, and answers.
     installation.apply(_example(namespace))
     installation.wait_condition("tiny-llama", "Ready", "True", "Ready", namespace=namespace, seconds=START_SECONDS)
     url = service_url(installation, "tiny-llama", namespace)
-    answer = chat(url, TINY_AWQ, "What is a list?")
+    answer = chat(url, TINY, "What is a list?")
     assert answer["choices"][0]["message"]["content"].strip()
     assert answer["usage"]["completion_tokens"] > 0
+    assert _status(installation, namespace)["checkpoint"] == TINY_AWQ
+    found = installation.condition("tiny-llama", "CheckpointReady", namespace)
+    assert (found["status"], found["reason"]) == ("True", "Found")
 
     # What was measured is held against what was promised.
     within = installation.wait_condition(
@@ -73,7 +77,7 @@ def test_the_whole_story(installation: Installation, operator: OperatorProcess, 
     status = _status(installation, namespace)
     assert status["updateRevision"] == status["currentRevision"] != first
     assert status["plan"]["contextTokens"] == 1024
-    assert chat(url, TINY_AWQ, "And a tuple?")["choices"]
+    assert chat(url, TINY, "And a tuple?")["choices"]
 
     # A change that the engine refuses is rolled back: the cause is said, and the model goes on answering.
     second = status["updateRevision"]
@@ -85,7 +89,7 @@ def test_the_whole_story(installation: Installation, operator: OperatorProcess, 
     assert installation.condition("tiny-llama", "Stalled", namespace)["status"] == "True"
     installation.wait_condition("tiny-llama", "Available", "True", namespace=namespace, seconds=START_SECONDS)
     assert _status(installation, namespace)["currentRevision"] == second
-    assert chat(url, TINY_AWQ, "Still there?")["choices"]
+    assert chat(url, TINY, "Still there?")["choices"]
 
     # Deleted, all is gone.
     installation.delete("qm", "tiny-llama", namespace)

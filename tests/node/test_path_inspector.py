@@ -29,7 +29,7 @@ from tests.localcluster.images import ensure_operator_image
 
 NAMESPACE = "inspected"
 PRIVATE, USER_TOKEN, OTHER_TOKEN = "acme/tiny-private", "hf_of_the_user", "hf_of_somebody_else"
-START_SECONDS, SEEN_SECONDS = 240, 90
+START_SECONDS, SEEN_SECONDS = 360, 120
 POD = "kubequant-operator"
 
 
@@ -71,6 +71,7 @@ def _operator_manifests(image: str, configuration: str) -> list[dict[str, Any]]:
     container = {
         "name": "operator", "image": image, "imagePullPolicy": "IfNotPresent", "securityContext": restricted,
         "command": ["kubequant", "operator", "--config", "/etc/kubequant/operator.yaml"],
+        "resources": {"requests": {"cpu": "500m", "memory": "256Mi"}},
         "volumeMounts": [{"name": "configuration", "mountPath": "/etc/kubequant"}, {"name": "tmp", "mountPath": "/tmp"}],
     }  # fmt: skip
     spec = {

@@ -112,7 +112,7 @@ def _keys_of(what: str) -> tuple[dict[str, str], ...]:
 
 
 class SecretKeyRef(Part):
-    """A key of a Secret in the model's own namespace. The operator never reads it; the pod's download step does."""
+    """A key of a Secret in the model's own namespace. The operator never reads it; pods do: the download, and the inspector Job."""
 
     name: DnsName = Field(description="Name of the Secret.")
     key: Annotated[
@@ -187,7 +187,8 @@ class ModelSource(OneSource):
         None, description="Branch, tag or commit; main when left out. Pinned to a commit once, when planned."
     )
     token_secret_ref: SecretKeyRef | None = Field(
-        None, description="Token for a gated or private repository; used by pods only."
+        None,
+        description="Token for a gated or private repository; used by pods only: the download, and a Job that describes what only it opens.",
     )
 
 

@@ -12,6 +12,8 @@
       │     ├── repository    which files of a listing are the weights, or why there are none
       │     ├── documents     config.json and the other JSON files
       │     ├── shards        safetensors headers: two ranged requests a file at most, then checked
+      │     ├── checksums     one checksum for all that a pod fetches
+      │     ├── naming        a repository's name against what it holds
       │     └── tensors       from many headers to the classes of tensors that are loaded
       ├── failures        what the transport raises -> the house's errors, in the user's words
       └── memory          expiring LRU and single flight

@@ -23,8 +23,8 @@ MAX_PAUSE_SECONDS = 60.0
 class OpenError(Exception):
     """Nothing was asked. The text stays the same until the next probe has failed."""
 
-    def __init__(self, since: datetime, again: datetime, cause: str, retry_after_seconds: float) -> None:
-        super().__init__(f"it has failed since {_utc(since)}: {cause}. Asked again after {_utc(again)}.")
+    def __init__(self, host: str, since: datetime, again: datetime, cause: str, retry_after_seconds: float) -> None:
+        super().__init__(f"{host} has failed since {_utc(since)}: {cause}. Asked again after {_utc(again)}.")
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -42,7 +42,8 @@ class _Outage:
 class Breaker:
     """Of one host, for all threads. `clock` in seconds, `now` the time of day in UTC."""
 
-    def __init__(self, clock: Callable[[], float], now: Callable[[], datetime], random: Random) -> None:
+    def __init__(self, host: str, clock: Callable[[], float], now: Callable[[], datetime], random: Random) -> None:
+        self._host = host
         self._clock = clock
         self._now = now
         self._random = random
@@ -82,7 +83,7 @@ class Breaker:
         outage.again, outage.ends = self._now() + timedelta(seconds=seconds), self._clock() + seconds
 
     def _open(self, outage: _Outage, again: datetime) -> OpenError:
-        return OpenError(outage.since, again, outage.cause, max(1.0, outage.ends - self._clock()))
+        return OpenError(self._host, outage.since, again, outage.cause, max(1.0, outage.ends - self._clock()))
 
 
 def _utc(time: datetime) -> str:

@@ -261,11 +261,11 @@ def _publisher(candidate: Candidate, terms: Terms) -> _Verdict:
     if tier_of(candidate.publisher, terms.base, terms.publishers) is not None:
         return None
     alike = resembled(candidate.publisher, terms.base, terms.publishers)
-    warning = f" Its name only resembles {alike}'s." if alike else ""
+    warning = f" Its name only resembles {alike}'s: look twice." if alike else ""
+    advice = "add it to discovery.additionalPublishers of the operator, or name the repository under spec.quantization.checkpoint"
     return (
         Rejection.NOT_TRUSTED,
-        f"{candidate.publisher} is not among the {len(terms.publishers) + 1} publishers that are trusted.{warning} Add it to "
-        f"discovery.additionalPublishers of the operator, or name the repository under spec.quantization.checkpoint.",
+        f"{candidate.publisher} is not among the {len(terms.publishers) + 1} publishers that are trusted.{warning} To trust it, {advice}.",
     )
 
 

@@ -24,7 +24,7 @@ from kubequant.errors import Refused, Waiting
 from kubequant.hub import failures
 from kubequant.hub.answers import Answers, InMemory, OnDisk
 from kubequant.hub.description import describe_at, resolve
-from kubequant.hub.discovery import Verdicts, base_named_by, search
+from kubequant.hub.discovery import Verdicts, base_named_by, fingerprint, search
 from kubequant.hub.limits import Returns
 from kubequant.hub.memory import ExpiringCache, SingleFlight
 from kubequant.hub.pinned import PinnedFiles, Unfinished, known_facts, remember_facts
@@ -67,7 +67,7 @@ class Hub:
         endpoint: str,
         token: Callable[[], str | None] | None = None,
         cache_entries: int = 512,
-        concurrency: int = 4,
+        concurrency: int = 16,
         deadline_seconds: float = DEADLINE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         publishers: Sequence[str] = TRUSTED_PUBLISHERS,
@@ -167,6 +167,8 @@ class Hub:
                 async with asyncio.timeout(self._deadline_seconds):
                     return await self._ask(transport, question)
             except TimeoutError:
+                if self._session.is_throttled:
+                    raise failures.throttled(question, 0.0) from None
                 raise failures.timed_out(question, self._deadline_seconds) from None
             except Refused as refused:
                 self._answers.put((repository, revision), failures.without_context(refused))
@@ -254,16 +256,19 @@ class Hub:
         Remembered for an hour; for a minute where a candidate could not be read. `fresh` asks anew.
         Raises Throttled and Unavailable.
         """
-        key = (base.repository, base.commit)
+        key = fingerprint(base)
         remembered = None if fresh else self._found.get(key) or self._found_in_part.get(key)
-        return remembered or await self._searches.run(key, lambda: self._search(base, fresh))
+        try:
+            return remembered or await self._searches.run(key, lambda: self._search(base, fresh))
+        except Waiting as waiting:
+            raise self._spread(waiting) from waiting.__cause__
 
     async def base_of(self, repository: str, revision: str = "main") -> str | None:
         """The model that a quantised repository says it was made from. Raises Refused, Throttled and Unavailable."""
         return await base_named_by(await self._requests(Progress()), repository, revision)
 
     async def _search(self, base: ModelFacts, fresh: bool) -> Found:
-        key = (base.repository, base.commit)
+        key = fingerprint(base)
         async with self._searching:
             if fresh:
                 self._verdicts.clear()
@@ -284,4 +289,5 @@ class Hub:
 
     async def _requests(self, progress: Progress) -> Requests:
         transport = await self._transport()
-        return Requests(transport, self._in_thread, self._resolved, self.describe, self._comparing, progress)
+        kept = self._unfinished.of
+        return Requests(transport, self._in_thread, self._resolved, self.describe, kept, self._comparing, progress)

@@ -123,8 +123,10 @@ async def _file_differences(base: Files, candidate: Files) -> list[str]:
 
 
 async def _token_differences(base: Files, candidate: Files) -> list[str]:
-    pairs = [(await files.document(CONFIG), await files.document(GENERATION_CONFIG)) for files in (base, candidate)]
-    (ours, our_generation), (theirs, their_generation) = pairs
+    ours, theirs = await base.document(CONFIG), await candidate.document(CONFIG)
+    our_generation = their_generation = await base.document(GENERATION_CONFIG)
+    if not await are_same(base, candidate, GENERATION_CONFIG):
+        their_generation = await candidate.document(GENERATION_CONFIG)
     return likeness.token_differences(ours, theirs, our_generation, their_generation)
 
 

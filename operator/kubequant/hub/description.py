@@ -22,6 +22,7 @@ from kubequant.hub.documents import (
     parse_object,
     quantization_config,
     quoted,
+    with_unique_names,
 )
 from kubequant.hub.failures import Question, not_a_hub, renamed, translated
 from kubequant.hub.naming import name_disagreement
@@ -52,7 +53,7 @@ MAX_DOCUMENT_BYTES = 10_000_000  # config.json is a few kB, tokenizer_config.jso
 MAX_GENERATION_CONFIG_BYTES = 1_000_000
 SMALL_BYTES = 1_000_000  # larger documents are parsed one at a time
 MAX_BASE_CHARACTERS = 193  # of a repository's name
-MAX_INDEX_BYTES = 50_000_000  # 90,000 tensors take 9 MB
+MAX_INDEX_BYTES = 25_000_000  # 90,000 tensors take 9 MB
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 Answer = TypeVar("Answer")
@@ -111,6 +112,7 @@ async def describe_at(
     finally:
         for task in (reading, answering, templated):
             task.cancel()
+        await asyncio.gather(reading, answering, templated, return_exceptions=True)
     tensors, (answer_tokens, answer_note), has_template = results
     if shape.upper_bound:
         shape = shape_of(config, tensors=tensors)  # what the headers hold bounds it closer than the config alone
@@ -125,6 +127,7 @@ async def describe_at(
         stored=stored,
         download_bytes=listing.download_bytes,
         has_chat_template=has_template,
+        base=listing.base_models[0] if stored and listing.base_models else "",
         checksums=listing.checksums,
         max_new_tokens=answer_tokens,
         notes=tuple(filter(None, notes)),
@@ -169,7 +172,8 @@ class _Files:
 
         def read() -> dict[str, Any]:
             with turn:
-                return parse_object(self._source.read_file(repository, commit, name, limit))
+                unique = with_unique_names if name == INDEX else None  # a tensor in two files is in neither
+                return parse_object(self._source.read_file(repository, commit, name, limit), unique)
 
         try:
             with translated(self._question):

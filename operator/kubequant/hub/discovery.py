@@ -15,6 +15,7 @@ rejected as CouldNotBeRead and the others go on; where all fail it is the hub th
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,7 @@ from kubequant.hub.memory import ExpiringCache
 from kubequant.hub.repository import listing_of
 from kubequant.hub.requests import NoListsError, Requests
 from kubequant.hub.trust import Rejection, owner_of
+from kubequant.planning.facts_json import facts_to_json
 from kubequant.planning.values import Found, ModelFacts, Rejected
 
 MAX_LISTED = 100  # of one list
@@ -52,7 +54,7 @@ AT_ONCE = 3
 Answer = TypeVar("Answer")
 Verdict = ModelFacts | Rejected | Waiting
 Verdicts = ExpiringCache[tuple[str, str, str, str], Verdict]
-"""By repository and commit of the base, and of the candidate."""
+"""By `fingerprint` of the base, and repository and commit of the candidate."""
 
 _OF_THE_MOMENT = (
     Rejection.ACCESS_GATED,
@@ -86,13 +88,13 @@ async def search(requests: Requests, base: ModelFacts, publishers: Sequence[str]
         return Search(Found(notes=(note,)))
     terms = Terms(base.repository, licence_of(info), tuple(publishers), requests.transport.authenticated)
     try:
-        listed = await _listed(requests, terms)
+        listed, notes = await _listed(requests, terms)
     except NoListsError as error:
         note = f"The hub lists no models ({error}), so checkpoints cannot be searched for. Name one under spec.quantization.checkpoint."
         return Search(Found(notes=(note,)))
     files = Files(requests, listing_of(info, requests.page(base.repository)), of_base=True)
     candidates = by_trust(candidates_of(base.repository, listed), terms)
-    return await _sifted(requests, Base(base, files, terms), candidates, known)
+    return await _sifted(requests, Base(base, files, terms), candidates, known, notes)
 
 
 async def base_named_by(requests: Requests, repository: str, revision: str) -> str | None:
@@ -104,20 +106,32 @@ async def base_named_by(requests: Requests, repository: str, revision: str) -> s
     return next((base for base in (*quantised, *bases) if base != repository), None)
 
 
-async def _listed(requests: Requests, terms: Terms) -> list[ModelInfo]:
+def fingerprint(base: ModelFacts) -> tuple[str, str]:
+    """What is remembered of a base is remembered by its repository and all of its facts: a pod in a user's namespace may have
+    told them, and what it lied of must reach no other model of that base."""
+    return base.repository, hashlib.sha256(facts_to_json(base).encode()).hexdigest()
+
+
+async def _listed(requests: Requests, terms: Terms) -> tuple[list[ModelInfo], tuple[str, ...]]:
+    """What the hub lists, and what it was not asked for."""
     name = terms.base.partition("/")[2]
     ask = partial(requests.listed, MAX_LISTED)
     related, named = await _side_by_side(
         [partial(ask, filter=[f"base_model:quantized:{terms.base}"]), partial(ask, search=name)]
     )
     if max(len(related), len(named)) < MAX_LISTED:
-        return [*related, *named]
-    authors = list(dict.fromkeys((owner_of(terms.base), *terms.publishers)))[:MAX_PUBLISHERS]
-    theirs = await _side_by_side([partial(ask, author=author, search=name) for author in authors])
-    return [*related, *named, *(info for infos in theirs for info in infos)]
+        return [*related, *named], ()
+    authors = list(dict.fromkeys((owner_of(terms.base), *terms.publishers)))
+    asked = [partial(ask, author=author, search=name) for author in authors[:MAX_PUBLISHERS]]
+    theirs = [info for infos in await _side_by_side(asked) for info in infos]
+    more = len(authors) - MAX_PUBLISHERS
+    note = f"{more} publishers after the first {MAX_PUBLISHERS} were not asked for by name, though many repositories have it."
+    return [*related, *named, *theirs], (note,) if more > 0 else ()
 
 
-async def _sifted(requests: Requests, base: Base, candidates: Sequence[Candidate], known: Verdicts) -> Search:
+async def _sifted(
+    requests: Requests, base: Base, candidates: Sequence[Candidate], known: Verdicts, notes: tuple[str, ...]
+) -> Search:
     """The verdict on each of the candidates, which come the most trusted first."""
     seen = candidates[:MAX_CANDIDATES]
     at_sight = {one: rejected(one, base.terms) for one in seen}
@@ -129,7 +143,7 @@ async def _sifted(requests: Requests, base: Base, candidates: Sequence[Candidate
     found = Found(
         checkpoints=tuple(one for one in read if isinstance(one, ModelFacts)),
         rejected=tuple(_refusals((one, at_sight[one] or verdicts.get(one)) for one in seen)),
-        notes=_left_out(len(candidates) - len(seen)),
+        notes=(*notes, *_left_out(len(candidates) - len(seen))),
     )
     return Search(found, passing=bool(failed))
 
@@ -140,7 +154,7 @@ async def _examined(
     """The verdicts on the first of them, until enough are taken."""
 
     async def examine(candidate: Candidate) -> Verdict:
-        key = (base.facts.repository, base.facts.commit, candidate.repository, candidate.commit)
+        key = (*fingerprint(base.facts), candidate.repository, candidate.commit)
         verdict = known.get(key) or await examined(requests, candidate, base)
         if candidate.commit and _is_lasting(verdict):
             known.put(key, verdict)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 MAX_NEW_TOKENS = 2**31 - 1
+_SMALL_BYTES = 100_000
+_BYTES_A_BRACKET = 12  # at least; headers have three in 60 bytes or more
 Pairs = list[tuple[str, Any]]
 MAX_QUOTED = 80  # characters of a stranger's text that a message repeats
 
@@ -26,6 +28,7 @@ def parse_object(
     `of_object` makes what each object in it becomes, as soon as it ends, the outermost last (which must become a dict);
     `of_number` what each whole number becomes, `of_fraction` what each with a point or an exponent.
     """
+    _refuse_crowded(raw)
     try:
         text = raw.decode("utf-8")
         document = json.loads(
@@ -44,6 +47,15 @@ def parse_object(
     if not isinstance(document, dict):
         raise InvalidDocumentError(f"it holds a JSON {type(document).__name__}, not an object")
     return document
+
+
+def _refuse_crowded(raw: bytes) -> None:
+    """A large document of almost nothing but brackets would take twenty times its bytes, and is none that is read here."""
+    if len(raw) <= _SMALL_BYTES:
+        return
+    opened = raw.count(b"[") + raw.count(b"{")
+    if opened * _BYTES_A_BRACKET > len(raw):
+        raise InvalidDocumentError(f"it opens {opened:,} lists and objects in {len(raw):,} bytes")
 
 
 def with_unique_names(pairs: Pairs) -> dict[str, Any]:

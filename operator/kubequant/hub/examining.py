@@ -1,8 +1,8 @@
 """One candidate, read at one commit and compared with its base: facts, or why it is not taken.
 
-    information --unsafe?--> facts --quantised?--> sizes --settings--> tokenizer --chat template--> facts with notes
+    information --unsafe?--> settings --tokenizer--> chat template --headers--> quantised? --sizes--> facts with notes
 
-The cheapest first, and what makes a checkpoint another model before what makes it a broken one.
+The cheapest first: one that is turned down for its small files costs no request for its headers.
 """
 
 from __future__ import annotations
@@ -90,25 +90,24 @@ def could_not_be_read(candidate: Candidate, waiting: Waiting) -> Rejected:
 async def _examined(requests: Requests, candidate: Candidate, base: Base) -> ModelFacts:
     listing = await requests.listing(candidate.repository, candidate.commit or "main")
     notes = list(_scan_notes(listing.scan))
+    await _compare_files(base, Files(requests, listing))
     facts = await requests.describe(candidate.repository, listing.commit)
     if facts.stored is None:
         raise _RejectedError(
             Rejection.NOT_QUANTIZED,
             f"Its weights are not quantised: {facts.weight_bytes:,} bytes, those of the base {base.facts.weight_bytes:,}.",
         )
-    files = Files(requests, listing)
     _refuse(Rejection.SHAPE_DIFFERS, shape_differences(base.facts, facts), "It is not the base model's shape")
-    if needs_code(await files.document(CONFIG)):
-        raise _RejectedError(
-            Rejection.NEEDS_CODE,
-            "It has an auto_map in config.json: code of a stranger, which is never run here. Take another checkpoint.",
-        )
-    await _compare_files(base, files)
     return replace(facts, notes=(*facts.notes, *notes, *_licence_notes(candidate, base.terms)))
 
 
 async def _compare_files(base: Base, files: Files) -> None:
     """Raises _RejectedError for the first of the files that is not the base's."""
+    if needs_code(await files.document(CONFIG)):
+        raise _RejectedError(
+            Rejection.NEEDS_CODE,
+            "It has an auto_map in config.json: code of a stranger, which is never run here. Take another checkpoint.",
+        )
     settings = await config_differences(base.files, files)
     _refuse(Rejection.SHAPE_DIFFERS, settings, "Its config.json is not the base's")
     tokens = await tokenizer_differences(base.files, files)

@@ -70,7 +70,13 @@ def config_differences(base: Config, candidate: Config, path: str = "") -> list[
             found += config_differences(ours, theirs, f"{path}{key}.")
         elif None not in (ours, theirs) and _plain(ours) != _plain(theirs) and not _is_training(key):
             found.append(_said(f"{path}{key}", theirs, ours))
-    return sorted(found)
+    return sorted(found, key=_by_weight)
+
+
+def _by_weight(difference: str) -> tuple[int, str]:
+    """Sizes first, for a message names a few."""
+    name = difference.partition(" ")[0].rpartition(".")[2]
+    return _SIZES.index(name) if name in _SIZES else len(_SIZES), difference
 
 
 def rope_of(config: Config) -> Mapping[str, Config]:

@@ -22,7 +22,7 @@ MAX_RETRY_AFTER_SECONDS = 3600.0  # a header that says more is not believed
 LOW_SHARE = 0.1  # of a window's requests: the last ones are spread
 LOW_REQUESTS = 10  # likewise, where the hub does not say how many a window has
 PATIENCE_SECONDS = 5.0  # a request waits so long for its turn in a thread; those with a later turn come back
-_ROUNDING_SECONDS = 1.0  # the header counts whole seconds
+_ROUNDING_SECONDS = 1.0  # the header counts whole seconds, and does not say whether up or down
 _BACK_OFF_SECONDS, _MAX_BACK_OFF_SECONDS = 2.0, 300.0  # after a 429 that names no time
 RETURNS_PER_SECOND = 20.0  # of those who were told to wait
 _MAX_SPREAD_SECONDS = 60.0
@@ -57,6 +57,11 @@ class RateLimits:
         self._under_way: dict[str, int] = {}
         self._silent_until = dict.fromkeys((API, FILES, ELSEWHERE), 0.0)
         self._refusals = 0  # 429s in a row
+
+    @property
+    def is_refusing(self) -> bool:
+        """The last answer was a 429."""
+        return self._refusals > 0
 
     def take(self, kind: str) -> float:
         """One request's turn in the window of its kind: seconds until then, PATIENCE_SECONDS at most. Raises ThrottledError.
@@ -110,7 +115,7 @@ class RateLimits:
             return 0.0
         left, lasts = window.remaining - under_way, window.ends - now
         if left <= 0:
-            return max(lasts, PATIENCE_SECONDS + 1)
+            raise ThrottledError(lasts)
         low = LOW_REQUESTS if window.limit is None else max(1, int(window.limit * LOW_SHARE))
         if left > low:
             return 0.0

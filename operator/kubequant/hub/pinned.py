@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from importlib.metadata import version
 
 from huggingface_hub.errors import RevisionNotFoundError
@@ -49,7 +50,13 @@ class Kept:
         self.bytes = 0
         self.seen: dict[str, Piece] = {}  # by file: the first that was read of it, without its data
         self._pieces: dict[tuple[str, int, int], Piece] = {}
+        self._turns: dict[tuple[str, int, int], threading.Lock] = {}
         self._lock = threading.Lock()
+
+    def turn(self, name: str, start: int, end: int) -> threading.Lock:
+        """Entered to read: a thread of an attempt that was given up may still be reading the same."""
+        with self._lock:
+            return self._turns.setdefault((name, start, end), threading.Lock())
 
     def get(self, name: str, start: int, end: int) -> Piece | None:
         return self._pieces.get((name, start, end))
@@ -91,29 +98,29 @@ class PinnedFiles:
 
     def read_file(self, repository: str, commit: str, name: str, limit: int) -> bytes:
         """A whole small file. Raises ChangedError, and what the transport raises."""
-        kept = self._kept.get(name, 0, limit)
-        if kept:
-            return kept.data
-        try:
+
+        def read() -> Piece:
             data = self._transport.read_file(repository, commit, name, limit)
-        except RevisionNotFoundError as error:
-            raise _gone(commit) from error
-        self._check(name, Piece(data, len(data)))
-        self._kept.put(name, 0, limit, Piece(data, len(data)))
-        return data
+            return Piece(data, len(data))
+
+        return self._once(name, 0, limit, read).data
 
     def read_range(self, repository: str, commit: str, name: str, start: int, end: int) -> Piece:
         """Bytes `start` up to, not including, `end`. Raises ChangedError, and what the transport raises."""
-        kept = self._kept.get(name, start, end)
-        if kept:
-            return kept
-        try:
-            piece = self._transport.read_range(repository, commit, name, start, end)
-        except RevisionNotFoundError as error:
-            raise _gone(commit) from error
-        self._check(name, piece)
-        self._kept.put(name, start, end, _worth_keeping(name, start, piece))
-        return piece
+        return self._once(name, start, end, lambda: self._transport.read_range(repository, commit, name, start, end))
+
+    def _once(self, name: str, start: int, end: int, read: Callable[[], Piece]) -> Piece:
+        with self._kept.turn(name, start, end):
+            kept = self._kept.get(name, start, end)
+            if kept:
+                return kept
+            try:
+                piece = read()
+            except RevisionNotFoundError as error:
+                raise _gone(self._listing.commit) from error
+            self._check(name, piece)
+            self._kept.put(name, start, end, _worth_keeping(name, start, piece))
+            return piece
 
     def _check(self, name: str, piece: Piece) -> None:
         listed = self._listing.files.get(name)

@@ -26,6 +26,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 MAX_SHARDS = 2_000  # the largest public checkpoints have a few hundred
 
 _PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SHARD = re.compile(r"\w[^/\\%?#\x00-\x1f\x7f]{0,250}\.safetensors")
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
 
 
@@ -99,6 +100,7 @@ def candidate_weights(listing: Listing) -> list[str]:
         for name in downloaded(listing.files)
         if name.endswith(".safetensors") and "/" not in name and not name.startswith("adapter_")
     )
+    _refuse_odd_names(listing)
     if not weights:
         raise _without_weights(listing)
     if CONFIG not in listing.files:
@@ -108,6 +110,17 @@ def candidate_weights(listing: Listing) -> list[str]:
             f"Name a repository in the transformers layout, or add the file ({listing.page}).",
         )
     return weights
+
+
+def _refuse_odd_names(listing: Listing) -> None:
+    """Pods write files under these names: none leads out of the folder, and none cannot be shown."""
+    for name in downloaded(listing.files):
+        if not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise listing.refused(
+                Reason.CORRUPT_CHECKPOINT,
+                f"it has a file called {quoted(name)}, which cannot be written beside the others. Rename or remove it "
+                f"({listing.page}).",
+            )
 
 
 def _without_weights(listing: Listing) -> Refused:
@@ -153,7 +166,7 @@ def indexed_weights(listing: Listing, index: Mapping[str, Any]) -> dict[str, str
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise listing.refused(Reason.CORRUPT_CHECKPOINT, f"{INDEX} has no weight_map. Upload the checkpoint again.")
     shards = set(weight_map.values())
-    if odd := sorted(name for name in shards if "/" in name or not name.endswith(".safetensors")):
+    if odd := sorted(name for name in shards if not _SHARD.fullmatch(name)):
         raise listing.refused(
             Reason.CORRUPT_CHECKPOINT,
             f"{INDEX} names {quoted(odd[0])}, which is no safetensors file beside it. Upload the checkpoint again.",
@@ -176,7 +189,7 @@ def unindexed_weights(listing: Listing, weights: list[str]) -> list[str]:
 def _refuse_missing(listing: Listing, due: set[str], promise: str) -> None:
     if len(due) > MAX_SHARDS:
         raise _too_many(listing, len(due))
-    if missing := sorted(due - listing.files.keys()):
+    if missing := sorted(due.difference(downloaded(listing.files))):
         raise listing.refused(
             Reason.CORRUPT_CHECKPOINT,
             f"{promise}, but not all are there: {len(missing)} missing, first {quoted(missing[0])}. "

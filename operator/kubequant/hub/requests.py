@@ -69,14 +69,16 @@ class Progress:
 class Requests:
     """The questions of one search, through one transport; none is asked twice.
 
-    `resolve` and `describe` are the hub's own, shared with whoever else describes; threads enter `large` to parse what
-    takes much memory.
+    `resolve` and `describe` are the hub's own, shared with whoever else describes, and `kept` is what a description of a
+    repository at a commit has read: what is compared first is not fetched again to describe it. Threads enter `large`
+    to parse what takes much memory.
     """
 
     transport: Transport
     in_thread: InThread
     resolve: Callable[[Transport, Question], Awaitable[Listing]]
     describe: Callable[[str, str], Awaitable[ModelFacts]]
+    kept: Callable[[tuple[str, str]], Kept]
     large: AbstractContextManager[object]
     progress: Progress
 
@@ -114,7 +116,7 @@ class Requests:
 
         def fetch() -> Read:
             with turn:
-                files = PinnedFiles(self.transport, listing, Kept())
+                files = PinnedFiles(self.transport, listing, self.kept((listing.repository, listing.commit)))
                 return read(files.read_file(listing.repository, listing.commit, name, limit))
 
         try:

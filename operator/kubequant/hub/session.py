@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,13 +28,16 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from kubequant.hub import deadlines
 from kubequant.hub.breaker import Breaker
-from kubequant.hub.limits import API, ELSEWHERE, FILES, RateLimits
+from kubequant.hub.limits import API, ELSEWHERE, FILES, PATIENCE_SECONDS, RateLimits, ThrottledError
 
 TIMEOUT_SECONDS = 10.0  # to connect, and between two reads
 REQUEST_SECONDS = 30.0  # for all of one request: its redirects, its headers, its body
-CONNECTIONS = 32  # of the process; no more requests are under way at once
+CONNECTIONS = 32  # of the process: no more requests are under way at once
+_POOLED = 2 * CONNECTIONS  # most requests are redirected: the hub's connections need not make room for those to its files
 MAX_REDIRECTS = 5
 _MAX_HOSTS = 64  # whose breakers are remembered
+_SILENCES = 3
+_JITTER_SECONDS = 0.25
 _REDIRECT_BODY_BYTES = 16_384
 _KEEP_ALIVE_SECONDS = 30.0
 
@@ -60,11 +64,13 @@ class Connecting:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Time and chance, for tests to replace. `monotonic` in seconds, `now` the time of day in UTC."""
+    """Time and chance, for tests to replace. `monotonic` in seconds, `now` the time of day in UTC; without `sleep` a thread
+    waits until the session is closed at the latest."""
 
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     random: Random = field(default_factory=Random)
+    sleep: Callable[[float], object] | None = None
 
 
 class Session:
@@ -80,6 +86,7 @@ class Session:
         self._breakers: dict[str, Breaker] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._sleep = clocks.sleep or self._closed.wait
         self._client = _client(connecting)
         _keep_deadlines(self._client)
 
@@ -107,6 +114,11 @@ class Session:
                 history.append(response)
                 request = self._followed(response.next_request, history)
 
+    @property
+    def is_throttled(self) -> bool:
+        """The hub's last answer was a 429."""
+        return self._limits.is_refusing
+
     def close(self) -> None:
         """Requests that are under way fail."""
         self._closed.set()
@@ -116,7 +128,7 @@ class Session:
     def _hop(self, request: httpx2.Request) -> Iterator[httpx2.Response]:
         """One request and its answer, seen by the limits and by the breaker of its host."""
         kind, breaker = self._kind(request.url), self._breaker(request.url)
-        self._closed.wait(self._limits.take(kind))
+        self._await_turn(kind)
         try:
             probe = breaker.enter()
         except BaseException:
@@ -139,6 +151,18 @@ class Session:
             raise
         else:
             breaker.succeeded()
+
+    def _await_turn(self, kind: str) -> None:
+        """A short silence is waited out here, a few times if others meet new ones. Raises ThrottledError for a longer one."""
+        for _ in range(_SILENCES):
+            try:
+                self._sleep(self._limits.take(kind))
+                return
+            except ThrottledError as throttled:
+                if throttled.retry_after_seconds > PATIENCE_SECONDS:
+                    raise
+                self._sleep(throttled.retry_after_seconds + self._clocks.random.uniform(0.0, _JITTER_SECONDS))
+        self._sleep(self._limits.take(kind))
 
     @contextmanager
     def _answer(self, request: httpx2.Request, kind: str) -> Iterator[httpx2.Response]:
@@ -185,7 +209,8 @@ class Session:
             if name not in self._breakers:
                 if len(self._breakers) >= _MAX_HOSTS:
                     del self._breakers[next(iter(self._breakers))]
-                self._breakers[name] = Breaker(self._clocks.monotonic, self._clocks.now, self._clocks.random)
+                host = "it" if url.origin == self._url.origin else f"{url.host}, where its files are,"
+                self._breakers[name] = Breaker(host, self._clocks.monotonic, self._clocks.now, self._clocks.random)
             return self._breakers[name]
 
 
@@ -206,12 +231,13 @@ def _client(connecting: Connecting) -> httpx2.Client:
     trusted = _trusted(connecting.ca_file)
     try:
         return httpx2.Client(
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one identity's must not speak for another
             verify=trusted,
             proxy=connecting.proxy,
             timeout=connecting.timeout_seconds,
             limits=httpx2.Limits(
-                max_connections=CONNECTIONS,
-                max_keepalive_connections=CONNECTIONS,
+                max_connections=_POOLED,
+                max_keepalive_connections=_POOLED,
                 keepalive_expiry=_KEEP_ALIVE_SECONDS,
             ),
         )

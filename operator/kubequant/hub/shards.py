@@ -163,7 +163,7 @@ def _tensor(dtype: object, shape: object) -> StoredTensor:
         raise ValueError(f"{len(shape)} dimensions")
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits % 8 or bits >= 8 * _BEYOND:
-        raise ValueError(f"{dtype} {shape} takes no whole number of bytes, or too many")
+        raise ValueError(f"no whole number of bytes, or too many: {dtype} {shape}")
     return StoredTensor(bits // 8, dtype, tuple(shape))
 
 

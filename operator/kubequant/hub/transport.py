@@ -26,11 +26,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
 
 from kubequant.hub.answers import Answers
+from kubequant.hub.limits import PATIENCE_SECONDS, ThrottledError
 from kubequant.hub.session import Session, read_at_most
 
 MAX_ANSWER_BYTES = 20_000_000  # of the API; a listing of 10,000 files takes 3 MB
 MAX_LISTED = 1000  # models; the Hub's own page
 PAUSE_SECONDS = 0.6  # at most, before the one repetition after a cut connection or a 5xx
+_ATTEMPTS = 5  # before the last one
 _ERROR_BYTES = 65_536
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _USER_AGENT = f"kubequant/{version('kubequant')}"  # and no word of what else is installed
@@ -117,7 +119,7 @@ class Transport:
                 raise FileTooLargeError(name, limit)
             return data
 
-        return self._twice(attempt)
+        return self._patiently(attempt)
 
     def read_range(self, repository: str, commit: str, name: str, start: int, end: int) -> Piece:
         """Bytes `start` up to, not including, `end`; fewer where the file ends. Raises RangeIgnoredError, ChangedError."""
@@ -131,11 +133,11 @@ class Transport:
                 file_bytes = _size_of_ranged(response, start, end)
                 return Piece(read_at_most(response, end - start)[: end - start], file_bytes, etag)
 
-        return self._twice(attempt)
+        return self._patiently(attempt)
 
     def _api(self, path: str, params: Mapping[str, Any], parse: Callable[[Any], Answer]) -> Answer:
         try:
-            return parse(json.loads(self._twice(lambda: self._answer(f"{self.endpoint}/api/{path}", params))))
+            return parse(json.loads(self._patiently(lambda: self._answer(f"{self.endpoint}/api/{path}", params))))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise NotAHubError(
                 f"its answer is no model's information: {type(error).__name__}: {error}"[:200]
@@ -168,17 +170,28 @@ class Transport:
                     raise ChangedError(f"the hub answers with {name!r:.80} of commit {said!r:.42}")
             yield response
 
-    def _twice(self, attempt: Callable[[], Answer]) -> Answer:
-        """Once more after what passes by itself: one cut connection must not throw away forty shards that were read."""
-        try:
-            return attempt()
-        except (httpx2.NetworkError, httpx2.RemoteProtocolError):
-            pass
-        except HfHubHTTPError as error:
-            if error.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise
-        time.sleep(self._random.uniform(PAUSE_SECONDS / 3, PAUSE_SECONDS))
+    def _patiently(self, attempt: Callable[[], Answer]) -> Answer:
+        """Once more after what passes by itself: one cut connection must not throw away forty shards that were read.
+
+        And again after each 429 that asks for a short wait, which the session waits out.
+        """
+        mended = False
+        for _ in range(_ATTEMPTS):
+            try:
+                return attempt()
+            except ThrottledError as throttled:
+                if throttled.retry_after_seconds > PATIENCE_SECONDS:
+                    raise
+            except (httpx2.NetworkError, httpx2.RemoteProtocolError, HfHubHTTPError) as error:
+                if mended or not _passes(error):
+                    raise
+                mended = True
+                time.sleep(self._random.uniform(PAUSE_SECONDS / 3, PAUSE_SECONDS))
         return attempt()
+
+
+def _passes(error: httpx2.HTTPError) -> bool:
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _information(document: Any) -> ModelInfo:

@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from kubequant.api.spec import Pod
-from kubequant.manifests.jobs import Manifest, job_metadata, job_pod_labels, pod_security
+from kubequant.manifests.jobs import Manifest, job_metadata, job_pod_labels
 from kubequant.manifests.names import (
     COMPONENT_LABEL,
     MANAGED_BY,
@@ -26,6 +26,7 @@ from kubequant.manifests.names import (
 )
 from kubequant.manifests.pod import (
     DOWNLOAD_CONTAINER,
+    READ_WRITE_ONCE,
     download_container,
     download_volumes,
     model_volume_bytes,
@@ -33,13 +34,13 @@ from kubequant.manifests.pod import (
     tolerations,
 )
 from kubequant.manifests.recipe import CacheVolume, Recipe
+from kubequant.manifests.security import pod_security
 
 COMPONENT = "model-cache"
 FILLED_ANNOTATION = "kubequant.dev/filled"
 REPOSITORY_ANNOTATION = "kubequant.dev/repository"
 COMMIT_ANNOTATION = "kubequant.dev/commit"
 
-READ_WRITE_ONCE = "ReadWriteOnce"
 NAME_CHARS = 40  # of the repository's name; the claim's names the Job too, which must fit a label
 PERMANENT_EXIT_CODE = 3  # of download.py: another run would end the same way
 RETRIES = 4  # while the Hub does not answer, beside the download's own; the Job's back-off stands between them
@@ -99,7 +100,7 @@ def build_fill(owner: Owner, recipe: Recipe, cache: CacheVolume, pod: Pod, files
         "enableServiceLinks": False,
         "securityContext": pod_security(),
         "affinity": {**node_affinity(recipe), **_near_the_engine(owner, cache)},
-        "tolerations": tolerations(recipe, pod),
+        "tolerations": tolerations(recipe.tolerations, pod),
         "containers": [download_container(recipe, RESOURCES)],
         "volumes": [
             {"name": "model", "persistentVolumeClaim": {"claimName": cache.claim}},

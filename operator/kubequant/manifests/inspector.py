@@ -13,15 +13,13 @@ from kubequant.api.spec import Pod
 from kubequant.manifests.children import AUTHORITIES_FILE, build_files
 from kubequant.manifests.jobs import (
     Manifest,
-    container_security,
     job_metadata,
     job_name,
     job_pod_labels,
-    job_tolerations,
-    pod_security,
 )
 from kubequant.manifests.names import Owner, files_name
-from kubequant.manifests.pod import FILES_FOLDER
+from kubequant.manifests.pod import FILES_FOLDER, tolerations
+from kubequant.manifests.security import container_security, pod_security
 
 COMPONENT = "inspector"
 CONTAINER = "inspect"
@@ -120,7 +118,7 @@ def _pod_spec(owner: Owner, subject: Subject, settings: InspectorSettings, pod: 
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": pod_security(),
-        "tolerations": job_tolerations(pod),
+        "tolerations": tolerations((), pod),
         "containers": [_container(subject, settings)],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}, *_volumes(owner, subject, settings)],
     }

@@ -13,8 +13,10 @@ from typing import Any
 from kubequant.api.spec import Pod
 from kubequant.manifests.names import REVISION_LABEL, Owner, labels_of
 from kubequant.manifests.recipe import Recipe
+from kubequant.manifests.security import container_security, pod_security
 from kubequant.planning.cloud_labels import FRACTION_LABELS
 from kubequant.planning.taints import STANDARD_TOLERATION
+from kubequant.planning.values import Toleration
 
 ENGINE_CONTAINER = "engine"
 DOWNLOAD_CONTAINER = "download"
@@ -23,7 +25,6 @@ STATUS_PORT = 8001
 MODEL_FOLDER = "/models/model"
 FILES_FOLDER = "/kubequant"
 HOME_FOLDER = "/home/engine"
-USER_ID = 65532
 
 PRE_STOP_SECONDS = 5  # endpoints forget the pod before it stops taking requests
 DRAIN_SECONDS = 40  # requests under way may finish
@@ -35,6 +36,9 @@ GIB = 2**30
 SHM_BASE_BYTES = 160 * MIB
 SHM_WORKER_BYTES = 480 * MIB
 
+CACHE_LABEL = "kubequant.dev/cache"
+READ_WRITE_ONCE = "ReadWriteOnce"
+
 DEFAULT_CPU = "1"
 DEFAULT_MEMORY = "4Gi"
 
@@ -45,7 +49,7 @@ def build_pod_template(owner: Owner, recipe: Recipe, pod: Pod, files_name: str) 
     """The template without the revision label, which `stamp_revision` adds once the revision has its name."""
     return {
         "metadata": {
-            "labels": {**(pod.labels or {}), **labels_of(owner)},
+            "labels": {**(pod.labels or {}), **_volume_label(recipe), **labels_of(owner)},
             "annotations": {**(pod.annotations or {}), "kubectl.kubernetes.io/default-container": ENGINE_CONTAINER},
         },
         "spec": _without_none(
@@ -53,17 +57,10 @@ def build_pod_template(owner: Owner, recipe: Recipe, pod: Pod, files_name: str) 
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
                 "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
-                "securityContext": {
-                    "runAsNonRoot": True,
-                    "runAsUser": USER_ID,
-                    "runAsGroup": USER_ID,
-                    "fsGroup": USER_ID,
-                    "fsGroupChangePolicy": "OnRootMismatch",
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
+                "securityContext": pod_security(),
                 "nodeSelector": pod.node_selector or None,
-                "affinity": node_affinity(recipe),
-                "tolerations": tolerations(recipe, pod),
+                "affinity": {**node_affinity(recipe), **_beside_its_likes(recipe)},
+                "tolerations": tolerations(recipe.tolerations, pod),
                 "runtimeClassName": pod.runtime_class_name,
                 "priorityClassName": pod.priority_class_name,
                 "imagePullSecrets": [{"name": secret.name} for secret in pod.image_pull_secrets or []] or None,
@@ -129,7 +126,7 @@ def _engine_container(recipe: Recipe, pod: Pod) -> Manifest:
         "livenessProbe": {"httpGet": health, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "resources": _resources(pod, {recipe.gpu_resource: str(recipe.gpus)}),
-        "securityContext": _restricted(),
+        "securityContext": container_security(),
         "terminationMessagePolicy": "File",
         "volumeMounts": [
             {"name": "model", "mountPath": MODEL_FOLDER if recipe.claim else "/models", "readOnly": True},
@@ -171,7 +168,7 @@ def download_container(recipe: Recipe, resources: Manifest) -> Manifest:
         ],
         "env": environment,
         "resources": resources,
-        "securityContext": _restricted(),
+        "securityContext": container_security(),
         "terminationMessagePolicy": "File",
         "volumeMounts": [{"name": "model", "mountPath": "/models"}, *_common_mounts()],
     }
@@ -240,14 +237,6 @@ def _resources(pod: Pod, gpus: dict[str, str]) -> Manifest:
     return {"requests": requests, "limits": limits} if limits else {"requests": requests}
 
 
-def _restricted() -> Manifest:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
 def node_affinity(recipe: Recipe) -> Manifest:
     """Exactly the product that the plan rests on, with at least the memory that it rests on. Either term will do.
 
@@ -268,6 +257,18 @@ def node_affinity(recipe: Recipe) -> Manifest:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
 
 
+def _volume_label(recipe: Recipe) -> dict[str, str]:
+    return {CACHE_LABEL: recipe.cache.claim} if recipe.cache else {}
+
+
+def _beside_its_likes(recipe: Recipe) -> Manifest:
+    """A volume that one node mounts at a time: the scheduler alone would spread its pods, and they would wait for it for ever."""
+    if recipe.cache is None or recipe.cache.access_mode != READ_WRITE_ONCE:
+        return {}
+    term = {"labelSelector": {"matchLabels": _volume_label(recipe)}, "topologyKey": "kubernetes.io/hostname"}
+    return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
 def _one_of(label: str, value: str) -> Manifest:
     return {"key": label, "operator": "In", "values": [value]}
 
@@ -276,11 +277,14 @@ def _absent(label: str) -> Manifest:
     return {"key": label, "operator": "DoesNotExist"}
 
 
-def tolerations(recipe: Recipe, pod: Pod) -> list[Manifest]:
-    """For the taint that GPU nodes commonly carry (these pods do ask for GPUs), for those of the GPU class, and the user's."""
+def tolerations(of_class: tuple[Toleration, ...], pod: Pod) -> list[Manifest]:
+    """For the taint that GPU nodes commonly carry, for those of the GPU class, and the user's.
+
+    Pods of Jobs ask for no GPU and have the first too: a cluster may have no other nodes.
+    """
     ours = [
         {name: value for name, value in asdict(toleration).items() if value}
-        for toleration in dict.fromkeys((STANDARD_TOLERATION, *recipe.tolerations))
+        for toleration in dict.fromkeys((STANDARD_TOLERATION, *of_class))
     ]
     asked = [
         toleration.model_dump(by_alias=True, exclude_none=True, mode="json") for toleration in pod.tolerations or []

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from kubequant.planning.values import ModelFacts, ModelShape, StoredQuantization, TensorClass
+from kubequant.planning.values import CacheKind, CacheLayers, ModelFacts, ModelShape, StoredQuantization, TensorClass
 
 VERSION = 3
 _READABLE = (1, 2, 3)
@@ -141,10 +141,7 @@ def _out_of_range(document: _Document) -> str | None:
         "a size of the model is 0": any(getattr(shape, name) < 1 for name in _DIVISORS),
         f"more than {_MAX_LAYERS:,} layers": shape.num_hidden_layers > _MAX_LAYERS,
         "a dtype that is none": shape.dtype not in ("BF16", "F16", "F32"),
-        "layers that keep nothing": any(cache.layers < 1 or cache.states < 1 for cache in shape.caches),
-        "a state of another dtype": any(
-            one.dtype not in ("Model", "F32") or one.units < 1 for cache in shape.caches for one in cache.state
-        ),
+        "layers that keep nothing": any(not _keeps_something(cache) for cache in shape.caches),
         "a class of no tensors": any(count < 1 for *_, count, _ in document.tensors),
         "checksums that are none": not _CHECKSUMS.fullmatch(document.checksums),
         "answers of no tokens": document.max_new_tokens is not None and document.max_new_tokens < 1,
@@ -158,6 +155,20 @@ def _out_of_range(document: _Document) -> str | None:
         wrong["groups of no weights"] = stored.group_size == 0
         wrong["blocks of no weights"] = stored.block is not None and 0 in stored.block
     return next((text for text, is_so in wrong.items() if is_so), None) or _odd_leaf(document)
+
+
+def _keeps_something(cache: CacheLayers) -> bool:
+    if cache.layers < 1 or cache.states < 1:
+        return False
+    if cache.kind is CacheKind.STATE:
+        sound = (one.units > 0 and one.values_per_unit > 0 and one.dtype in ("Model", "F32") for one in cache.state)
+        return bool(cache.state) and all(sound)
+    if cache.kind in (CacheKind.SLIDING, CacheKind.CHUNKED) and cache.window < 1:
+        return False
+    return (
+        min(cache.key_dim, cache.value_dim) >= 0
+        and cache.token_bytes + cache.kv_heads * (cache.key_dim + cache.value_dim) > 0
+    )
 
 
 def _odd_leaf(document: _Document) -> str | None:

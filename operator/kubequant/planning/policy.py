@@ -69,7 +69,7 @@ def _of_the_same_scheme(candidate: Candidate, same_placement: Sequence[Candidate
     """Of checkpoints as good as equal the most trusted is taken, not the one that is a few bytes smaller."""
     for other in same_placement:
         if other.checkpoint and other.scheme == candidate.scheme and other.trust < candidate.trust:
-            why = "exists already" if candidate.facts.predicted else "is more trusted"
+            why = "exists already" if candidate.facts.predicted else "comes before it in the order of trust"
             return refusal(candidate, "sameScheme", f"{other.checkpoint} is {other.scheme} too, and {why}")
     return None
 

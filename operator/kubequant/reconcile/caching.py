@@ -174,7 +174,7 @@ def filling(cache: CacheVolume, job: JobRecord, pods: tuple[JobPodRecord, ...], 
         if not finding.failed:
             finding = Finding(Reason.DOWNLOAD_FAILED, f"the Job {job.name} failed: {job.failure.rstrip('.')}.")
         again = f" What was fetched is kept; it is tried again {TTL_SECONDS // 60} min after the Job failed."
-        return Filling(replace(finding, message=finding.message + again, permanent=True))
+        return Filling(replace(finding, message=finding.message + again))
     runs = pod is not None and pod.container.running_since is not None
     return Filling(finding, pod.address if pod and runs else "")
 

@@ -13,9 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 from kubequant.api.spec import Pod, QuantizedModelSpec
+from kubequant.api.status import MAX_NOTES
 from kubequant.manifests.cache import cache_of
 from kubequant.manifests.names import Owner, files_name
-from kubequant.manifests.pod import build_pod_template
+from kubequant.manifests.pod import READ_WRITE_ONCE, build_pod_template
 from kubequant.manifests.recipe import EngineSettings, Recipe
 from kubequant.planning.facts_json import packed_facts
 from kubequant.planning.values import GpuOrigin, ModelFacts, Plan
@@ -129,12 +130,22 @@ def decide(
         repository=plan.repository,
         commit=plan.commit,
         facts=packed_facts(facts),
-        plan=plan_status(plan, engine),
+        plan=_noted(plan_status(plan, engine), recipe),
         recipe=recipe,
         template=_template(owner, spec, recipe, files),
         discovery=discovery,
         revision=_tracked_revision(spec, plan),
     )
+
+
+def _noted(plan: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """With what the configured volume means for the replicas."""
+    if recipe.cache is None or recipe.cache.access_mode != READ_WRITE_ONCE:
+        return plan
+    note = (
+        f"The weights are kept in the volume {recipe.cache.claim}, which one node mounts: all replicas share that node."
+    )
+    return {**plan, "notes": [*plan.get("notes", [])[: MAX_NOTES - 1], note]}
 
 
 def _tracked_revision(spec: QuantizedModelSpec, plan: Plan) -> str:

@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from kubequant.api.status import MAX_CANDIDATES, MAX_NOTES, CandidateStatus, DiscoveryStatus
 from kubequant.hub.trust import Rejection
+from kubequant.planning.rules import MEMORY_RULE_NAMES
 from kubequant.planning.text import gib, money
 from kubequant.planning.values import Alternative, Found, ModelFacts, Objective, Plan, Refusal, Refused, Rejected
 
@@ -82,7 +83,7 @@ def discovery_status(base: str, found: Found, outcome: Plan | Refused) -> dict[s
 
 
 def found_sentence(base: str, found: Found, outcome: Plan | Refused) -> str:
-    """As in "RedHatAI/X was found for Org/Y; 2 others are trusted, 9 rejected: `kubequant find Org/Y` shows why"."""
+    """As in "RedHatAI/X was found for Org/Y; 2 more trusted, 9 rejected: `kubequant find Org/Y` shows why"."""
     every = judged(found, outcome)
     chosen = [one.repository for one in every if one.verdict is Verdict.CHOSEN]
     eligible = sum(one.verdict is Verdict.ELIGIBLE for one in every)
@@ -132,13 +133,23 @@ def _judged(facts: ModelFacts, outcome: Plan | Refused | None) -> Judged:
         fitting = next((other for other in outcome.alternatives if other.checkpoint == facts.repository), None)
         if fitting:
             return said(Verdict.ELIGIBLE, "", _came_first(outcome, fitting))
-    refusal = compared or next(iter(refusals), None)  # the planner puts the one that came closest first
+    refusal = compared or _telling(refusals)
     if refusal:
         verdict = Verdict.ELIGIBLE if refusal.rule in _COMPARING_RULES else Verdict.REJECTED
         return said(verdict, refusal.reason, refusal.message)
     if isinstance(outcome, Refused):
         return said(Verdict.ELIGIBLE, outcome.reason, f"nothing was planned: {outcome.message}")
     return said(Verdict.ELIGIBLE, "", f"{_name(outcome)} comes first for {outcome.objective.value}")
+
+
+def _telling(refusals: Sequence[Refusal]) -> Refusal | None:
+    """The one that came closest, which the planner puts first. Where that wants memory, and more of the same GPUs would
+    have it, that it cannot be split over those says more."""
+    closest = next(iter(refusals), None)
+    if closest is None or closest.rule not in MEMORY_RULE_NAMES:
+        return closest
+    wider = (one for one in refusals if one.gpu == closest.gpu and one.gpus > closest.gpus)
+    return next((one for one in wider if one.reason == "NotDivisible"), closest)
 
 
 def _is_placement_of(outcome: Plan | Refused, refusal: Refusal) -> bool:
@@ -152,16 +163,14 @@ def _name(plan: Plan) -> str:
 
 def _came_first(plan: Plan, other: Alternative) -> str:
     """What the plan has that this placement has not."""
+    name = _name(plan)
+    ours, theirs = plan.price_per_hour, other.price_per_hour
     memory = plan.gpu.label_memory_bytes * plan.gpus_per_replica
-    where = _name(plan)
-    if plan.objective is not Objective.LOWEST_COST:
-        return f"{where} comes first for {plan.objective.value}"
-    if plan.price_per_hour is not None and other.price_per_hour is not None:
-        if plan.price_per_hour < other.price_per_hour:
-            return f"{where} costs less: {money(plan.price_per_hour)} an hour instead of {money(other.price_per_hour)}"
-    elif memory < other.memory_bytes:
-        return f"{where} takes less GPU memory: {gib(memory)} instead of {gib(other.memory_bytes)}"
-    return f"{where} comes first at the same cost"
+    if plan.objective is Objective.LOWEST_COST and ours is not None and theirs is not None and ours < theirs:
+        return f"{name} costs less: {money(ours)} an hour instead of {money(theirs)}"
+    if plan.objective is Objective.LOWEST_COST and None in (ours, theirs) and memory < other.memory_bytes:
+        return f"{name} takes less GPU memory: {gib(memory)} instead of {gib(other.memory_bytes)}"
+    return f"{name} comes first for {plan.objective.value}"
 
 
 def _bounded(text: str) -> str:

@@ -87,14 +87,14 @@ class Rolling:
         if spec.mode is Mode.PLAN or decision.is_predicted:
             return await self._left_alone(snapshot, spec)
         failure = decisions.failure_of(update)
-        seen = _Seen(self._observe(snapshot, spec, update, decision))
-        if failure is None:
-            seen = await self._prepared(seen, owner, spec, decision)
-            failure = await self._give_up(snapshot, update, seen.rollout)
         fallback = decisions.last_ready(snapshot.revisions, besides=update.name) if failure else None
+        if fallback is None:
+            seen = await self._seen(snapshot, owner, spec, update, decision)
+            failure = failure or await self._give_up(snapshot, update, seen.rollout)
+            fallback = decisions.last_ready(snapshot.revisions, besides=update.name) if failure else None
         if fallback:
             decision = await self._deciding.read(fallback)
-            seen = await self._prepared(_Seen(self._observe(snapshot, spec, fallback, decision)), owner, spec, decision)
+            seen = await self._seen(snapshot, owner, spec, fallback, decision)
         target, rollout = fallback or update, seen.rollout
         problem = await self._brought_about(seen, snapshot, owner, spec, target, decision)
         if rollout.is_complete and not target.outcome and rollout.wanted_replicas:
@@ -109,17 +109,18 @@ class Rolling:
             downloading=_downloading(snapshot, target, seen),
         )
 
-    async def _prepared(self, seen: _Seen, owner: Owner, spec: QuantizedModelSpec, decision: Decision) -> _Seen:
-        """With what the revision's volume says, in place of pods that do not exist yet."""
+    async def _seen(
+        self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, revision: RevisionRecord, decision: Decision
+    ) -> _Seen:
+        """A revision's pods, and what its volume says where they cannot mount it yet."""
+        rollout = self._observe(snapshot, spec, revision, decision)
         try:
             filling = await self._caching.prepare(owner, spec, decision.recipe)
         except (Conflict, Waiting) as problem:
-            return replace(seen, problem=problem)
+            return _Seen(rollout, problem=problem)
         except ApiError as error:
-            return replace(seen, problem=as_problem(error))
-        if filling is None:
-            return seen
-        return _Seen(replace(seen.rollout, finding=filling.finding), filling)
+            return _Seen(rollout, problem=as_problem(error))
+        return _Seen(replace(rollout, finding=filling.finding), filling) if filling else _Seen(rollout)
 
     async def _brought_about(
         self,

@@ -291,13 +291,13 @@ def hub_environment(settings: Settings) -> tuple[tuple[str, str], ...]:
 
 
 def pod_files(settings: Settings) -> dict[str, str]:
-    """The files that pods of models mount, by name. Raises OSError or ValueError for certificates that cannot be passed on."""
+    """The files that pods of models mount, by name. Raises OSError for certificates that cannot be passed on."""
     authorities = settings.hub.ca_file
     if authorities is None:
         return engine_files()
-    text = authorities.read_text(encoding="utf-8")
+    text = authorities.read_text(encoding="utf-8", errors="replace")  # a remark between certificates may be anything
     if len(text) > MAX_AUTHORITIES_CHARS:
-        raise ValueError(
+        raise OSError(
             f"hub.caFile {authorities} has {len(text)} characters, and pods can be given {MAX_AUTHORITIES_CHARS}: "
             "name only the authorities that the Hub or its proxy is signed by, the public ones are trusted anyway"
         )

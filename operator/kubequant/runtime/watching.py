@@ -127,10 +127,9 @@ def _registry(observe: Observer, kubeconfig: str | None) -> kopf.OperatorRegistr
         _register(registry, kind, observe)
 
     @kopf.on.login(registry=registry)
-    async def login(**kwargs: Any) -> Any:
-        if kubeconfig:  # by the official loader, which knows exec plugins and OIDC; kopf's own knows neither
-            return await _connection(await load_configuration(kubeconfig))
-        return kopf.login_with_service_account(**kwargs)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        # By the official loader: kopf's own knows neither exec plugins nor OIDC, and in a pod only a name that needs cluster DNS.
+        return await _connection(await load_configuration(kubeconfig))
 
     return registry
 

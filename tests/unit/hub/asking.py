@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from kubequant.hub.client import Hub
+from kubequant.hub.session import Clocks
 from kubequant.planning.values import ModelFacts
 from tests.fakehub import Repository
 from tests.fakehub.content import Content
@@ -24,6 +25,10 @@ TENSORS_BYTES = len(TENSORS) * 64 * 32 * 2
 
 def with_hub(url: str, ask: Callable[[Hub], Awaitable[Answer]], **options: Any) -> Answer:
     """What `ask` finds with a new Hub, which is closed afterwards."""
+
+    clock = options.get("clock")
+    if clock is not None:
+        options.setdefault("clocks", Clocks(monotonic=clock, sleep=getattr(clock, "sleep", None)))
 
     async def main() -> Answer:
         hub = Hub(endpoint=url, **options)

@@ -299,6 +299,15 @@ def test_a_full_list_costs_one_request_a_publisher_and_no_stranger_hides_a_trust
     assert "more than the 100" in found.notes[0]
 
 
+def test_a_long_list_of_publishers_is_asked_for_in_part_and_that_is_said(few: FakeHub) -> None:
+    publishers = [f"publisher{number}" for number in range(40)]
+    for number in range(100):
+        few.add(stranger(number))
+    found = find(few.url, publishers=publishers)
+    assert any("25 publishers after the first 16" in note for note in found.notes)
+    assert few.requests.count("^/api/models$") == 2 + discovery.MAX_PUBLISHERS
+
+
 def test_no_more_than_enough_are_read(few: FakeHub) -> None:
     for number in range(30):
         few.add(sibling(f"RedHatAI/Aurora-7B-Instruct-AWQ-v{number}", "awq"))
@@ -426,6 +435,22 @@ def test_a_rate_limit_is_the_operator_s_and_is_passed_on(few: FakeHub, path: str
 
     wait = asking(few.url, ask)
     assert wait is not None and wait >= 33
+
+
+def test_a_search_that_a_rate_limit_ended_goes_on_where_it_was(few: FakeHub) -> None:
+    clock = Clock()
+
+    async def ask(hub: Hub, base: ModelFacts) -> Found:
+        few.faults.add(rate_limited(f"/{Sibling.FP8_DYNAMIC}/resolve/.*safetensors"))
+        with pytest.raises(Throttled):
+            await hub.find(base)
+        clock.now += 400
+        await _forget(few)
+        return await hub.find(base)
+
+    assert taken(asking(few.url, ask, clock=clock)) == [Sibling.OWN_AWQ, Sibling.FP8_DYNAMIC]
+    again = few.requests.select("config.json|^/api/models", role="hub")
+    assert [one.path for one in again if Sibling.FP8_DYNAMIC not in one.path] == []
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])

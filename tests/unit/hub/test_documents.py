@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from kubequant.hub.documents import InvalidDocumentError, max_new_tokens, parse_object, quantization_config, quoted
@@ -9,13 +11,24 @@ from kubequant.hub.documents import InvalidDocumentError, max_new_tokens, parse_
 
 def test_nesting_that_would_exhaust_the_stack() -> None:
     with pytest.raises(InvalidDocumentError, match="nested too deeply"):
-        parse_object(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+        parse_object(b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"null", b"[1]", b'"x"', b"\xff{}", b'{"a": Infinity}'])
 def test_what_is_no_object(raw: bytes) -> None:
     with pytest.raises(InvalidDocumentError):
         parse_object(raw)
+
+
+@pytest.mark.parametrize("crowd", [b"[],", b"{},", b"[[[]]],", b'{"":{}},'])
+def test_a_crowd_of_brackets_takes_no_memory(crowd: bytes) -> None:
+    raw = b'{"a":[' + crowd * (5_000_000 // len(crowd)) + b"1]}"
+    tracemalloc.start()
+    with pytest.raises(InvalidDocumentError, match="lists and objects in"):
+        parse_object(raw)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
 
 
 def test_quoted_is_short_and_on_one_line() -> None:

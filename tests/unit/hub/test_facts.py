@@ -71,7 +71,7 @@ def test_the_file_of_an_older_quantiser_is_not_enough(empty: FakeHub) -> None:
     written_by_autogptq = document({"bits": 4, "group_size": 128, "desc_act": False, "sym": True})
     tensors = quantized.gptq(model_tensors("qwen2.5-7b"))
     empty.add(model(tensors=tensors, shard_bytes=SHARD_LIMIT_BYTES, quantize_config__json=written_by_autogptq))
-    with pytest.raises(Refused, match="a quantize_config.json does not count"):
+    with pytest.raises(Refused, match=r"a quantize_config\.json does not count"):
         describe(empty.url, "some/model")
 
 

@@ -186,7 +186,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.breaker = Breaker(self.clock, lambda: NOON + timedelta(seconds=self.clock.now - 1000), Random(7))
+        self.breaker = Breaker("it", self.clock, lambda: NOON + timedelta(seconds=self.clock.now - 1000), Random(7))
 
     def fail(self, times: int = 1) -> None:
         for _ in range(times):
@@ -294,6 +294,22 @@ def test_a_hub_that_is_down_is_asked_once_in_a_while_and_said_to_be(empty: FakeH
     assert len(found) == 30
 
 
+def test_where_the_files_are_has_a_breaker_of_its_own(empty: FakeHub) -> None:
+    empty.add(model())
+    empty.faults.add(Fault("^/repos/", times=10**6, status=502))
+
+    async def ask(hub: Hub) -> str:
+        for _ in range(3):
+            with pytest.raises(Unavailable) as caught:
+                await hub.describe("some/model")
+        assert await hub.moved("some/model", "main", "0" * 40)
+        return caught.value.message
+
+    said = with_hub(empty.url, ask)
+    assert "127.0.0.1, where its files are, has failed since 20" in said and "HTTP 502" in said
+    assert empty.requests.count(role="cdn") < 40
+
+
 def test_waiters_of_one_description_are_told_different_times(empty: FakeHub) -> None:
     empty.add(model())
     empty.faults.add(rate_limited(INFO))
@@ -309,17 +325,21 @@ def test_waiters_of_one_description_are_told_different_times(empty: FakeHub) -> 
 
 
 def test_what_was_read_before_a_429_is_not_read_again(empty: FakeHub) -> None:
+    clock = Clock()
     empty.add(model())
-    empty.faults.add(rate_limited(r"model-00003-of", retry_after="1"))
+    empty.faults.add(rate_limited(r"model-00003-of"))
 
     async def ask(hub: Hub) -> ModelFacts:
         with pytest.raises(Throttled) as caught:
             await hub.describe("some/model")
-        await asyncio.sleep(caught.value.retry_after_seconds or 0)
+        await asyncio.sleep(0.3)  # what was under way ends, as it would while time passes
+        clock.now += caught.value.retry_after_seconds or 0
         return await hub.describe("some/model")
 
-    with_hub(empty.url, ask)
+    with_hub(empty.url, ask, clock=clock)
     asked = Counter(request.path for request in empty.requests.select(role="hub"))
+    information = asked.pop("/api/models/some/model/revision/main")
+    assert information <= 2  # a branch stands for its commit for a minute
     assert asked.pop(next(path for path in asked if "00003-of" in path)) == 2
     assert set(asked.values()) == {1}
 

@@ -80,9 +80,11 @@ def test_a_ca_file_that_is_none_is_said_at_the_start(tmp_path: Path, content: st
 
 
 def test_a_redirect_from_https_to_http_is_refused(hub: FakeHub, company: Authority) -> None:
-    with behind_tls(hub.url, company.server_context(), rewriting=False) as port:
-        with pytest.raises(Unavailable, match=r"redirects from https to http://127\.0\.0\.1, which is not followed"):
-            describe(f"https://127.0.0.1:{port}", "some/model", connecting=Connecting(ca_file=company.ca_file))
+    with (
+        behind_tls(hub.url, company.server_context(), rewriting=False) as port,
+        pytest.raises(Unavailable, match=r"redirects from https to http://127\.0\.0\.1, which is not followed"),
+    ):
+        describe(f"https://127.0.0.1:{port}", "some/model", connecting=Connecting(ca_file=company.ca_file))
     assert hub.requests.count(role="cdn") == 0
 
 

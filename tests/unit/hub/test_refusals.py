@@ -8,8 +8,10 @@ from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
 from tests.fakehub import FakeHub, Fault
 from tests.fakehub.content import BytesContent, SparseContent
+from tests.fakehub.quantized_headers import bitsandbytes_nf4
 from tests.fakehub.safetensors_files import safetensors_file
 from tests.fakehub.standard import GATED_TOKEN, OUTSIDER_TOKEN
+from tests.fakehub.tensors import model_config, model_tensors
 from tests.unit.hub.asking import TENSORS, changed, describe, document, model
 
 BROKEN = {
@@ -164,6 +166,40 @@ def test_gguf_repository_names_its_base(empty: FakeHub) -> None:
     assert "Name 'Qwen/Qwen2.5-7B-Instruct' instead" in refused.message
 
 
+CARD = b"---\nbase_model: Qwen/Qwen2.5-7B-Instruct\n---\n"
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "take its 16-bit base with another scheme"),
+        ({"quant_method": "exl2", "bits": 4.0}, "EXL2"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": True}, "desc_act: false"),
+    ],
+)
+def test_a_format_that_is_not_served_names_its_base(empty: FakeHub, declared: dict[str, object], words: str) -> None:
+    config = document({**model_config("qwen2.5-7b"), "quantization_config": declared})
+    empty.add(model(config__json=config, README__md=CARD))
+    refused = refusal(empty, "some/model")
+    assert refused.reason is Reason.UNSUPPORTED_QUANTIZATION
+    assert words in refused.message
+    assert "Its base is 'Qwen/Qwen2.5-7B-Instruct'" in refused.message
+    assert refused.message.startswith("some/model at ")
+
+
+def test_a_format_that_is_not_served_costs_no_header(empty: FakeHub) -> None:
+    empty.add(
+        model(config__json=document({**model_config("qwen2.5-7b"), "quantization_config": {"quant_method": "aqlm"}}))
+    )
+    refusal(empty, "some/model")
+    assert not empty.requests.select(r"\.safetensors$")
+
+
+def test_bitsandbytes_is_known_by_its_tensors(empty: FakeHub) -> None:
+    empty.add(model(tensors=bitsandbytes_nf4(model_tensors("qwen2.5-7b")), shard_bytes=10**12))
+    assert "that is bitsandbytes in 4 bit" in refusal(empty, "some/model").message
+
+
 def test_adapter_beside_a_whole_model_is_the_model(empty: FakeHub) -> None:
     empty.add(model(adapter_config__json=b"{}"))
     assert describe(empty.url, "some/model").repository == "some/model"
@@ -176,6 +212,16 @@ def test_adapter_beside_a_whole_model_is_the_model(empty: FakeHub) -> None:
         ({"weight_map": {"a": 1}}, "has no weight_map"),
         ({"weight_map": {"a": "../../x.safetensors"}}, "'../../x.safetensors', which is no safetensors file beside it"),
         ({"weight_map": {"a": "model.bin"}}, "'model.bin', which is no safetensors file"),
+        ({"weight_map": {"a": "/etc/model.safetensors"}}, "'/etc/model.safetensors', which is no safetensors file"),
+        ({"weight_map": {"a": "https://elsewhere/model.safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": "..\\\\model.safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": "%2e%2e%2fmodel.safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": "model\x00.safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": "mod\nel.safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": ".safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": "?x=1#.safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": "x" * 300 + ".safetensors"}}, "which is no safetensors file beside it"),
+        ({"weight_map": {"a": "elsewhere.safetensors"}}, "1 missing, first 'elsewhere.safetensors'"),
         ({"weight_map": {f"t{n}": f"m{n}.safetensors" for n in range(2001)}}, "2,001 weight files"),
     ],
 )

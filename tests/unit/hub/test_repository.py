@@ -7,8 +7,9 @@ from huggingface_hub import ModelInfo
 
 from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
+from kubequant.hub.documents import InvalidDocumentError, parse_object, with_unique_names
 from kubequant.hub.patterns import downloaded
-from kubequant.hub.repository import Listing, candidate_weights, listing_of, unindexed_weights
+from kubequant.hub.repository import Listing, candidate_weights, indexed_weights, listing_of, unindexed_weights
 
 
 def listing(*names: str, base_models: tuple[str, ...] = ()) -> Listing:
@@ -47,6 +48,31 @@ def test_weights_are_those_at_the_top_in_the_transformers_layout() -> None:
         "x/model.safetensors",
     )
     assert candidate_weights(listing(*names)) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../model.safetensors", "/etc/x.json", "a/../../x.json", "a//b.json", "a\nb.json", "a\\b.json", "\ud800.json"],
+)
+def test_files_that_pods_cannot_write_beside_the_others(name: str) -> None:
+    with pytest.raises(Refused, match="cannot be written beside the others") as caught:
+        candidate_weights(listing("config.json", "model.safetensors", name))
+    assert caught.value.reason is Reason.CORRUPT_CHECKPOINT
+    assert caught.value.message.isprintable()
+
+
+def test_a_shard_that_pods_do_not_fetch_is_missing() -> None:
+    with pytest.raises(Refused, match="1 missing, first 'consolidated"):
+        indexed_weights(
+            listing("config.json", "model.safetensors", "consolidated.safetensors"),
+            {"weight_map": {"a": "model.safetensors", "b": "consolidated.safetensors"}},
+        )
+
+
+def test_one_tensor_in_two_files_is_refused_with_the_index() -> None:
+    twice = b'{"weight_map": {"a": "model-1.safetensors", "a": "model-2.safetensors"}}'
+    with pytest.raises(InvalidDocumentError, match="it names 'a' twice"):
+        parse_object(twice, with_unique_names)
 
 
 def test_numbered_shards_are_bounded() -> None:

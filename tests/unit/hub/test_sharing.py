@@ -21,6 +21,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 def test_two_hundred_callers_make_one_description(empty: FakeHub) -> None:
     empty.add(model())

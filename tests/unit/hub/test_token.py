@@ -13,7 +13,9 @@ from kubequant.api.conditions import Reason
 from kubequant.errors import Refused
 from kubequant.hub.client import Hub
 from tests.fakehub import FakeHub, Fault
+from tests.fakehub.faults import ALWAYS
 from tests.unit.hub.asking import describe, model, with_hub
+from tests.unit.hub.test_transport import transport
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,6 +49,15 @@ def test_the_token_is_read_again_for_every_description(empty: FakeHub) -> None:
     with_hub(empty.url, ask, token=lambda: next(tokens))
     assert {request.authorized for request in empty.requests.select("some/first", role="hub")} == {False}
     assert {request.authorized for request in empty.requests.select("some/second", role="hub")} == {True}
+
+
+def test_no_cookie_is_kept(empty: FakeHub) -> None:
+    """A mirror's log-in of one identity must not speak for the next."""
+    empty.add(model())
+    empty.faults.add(Fault("^/api/", times=ALWAYS, headers={"Set-Cookie": "session=1; Path=/"}))
+    with transport(empty.url) as ours:
+        ours.model_info("some/model", "main")
+        assert dict(ours._session._client.cookies) == {}
 
 
 @pytest.mark.parametrize("token", ["hf_\u00e9", "two words", "hf_a\nInjected: header", "\x00"])

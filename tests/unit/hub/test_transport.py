@@ -18,8 +18,10 @@ from kubequant.api.conditions import Reason
 from kubequant.errors import Refused, Unavailable, Waiting
 from kubequant.hub.answers import InMemory
 from kubequant.hub.client import Hub
+from kubequant.hub.pinned import Kept, PinnedFiles
+from kubequant.hub.repository import Listing
 from kubequant.hub.session import CONNECTIONS, MAX_REDIRECTS, Clocks, Connecting, Session
-from kubequant.hub.transport import FileTooLargeError, NotAHubError, Piece, RangeIgnoredError, Transport
+from kubequant.hub.transport import ChangedError, FileTooLargeError, NotAHubError, Piece, RangeIgnoredError, Transport
 from tests.fakehub import FakeHub, Fault
 from tests.fakehub.faults import ALWAYS, redirected
 from tests.unit.hub.asking import changed, describe, model, with_hub
@@ -412,16 +414,34 @@ class Reads:
     ],
 )
 def test_two_reads_of_one_file_that_do_not_fit(second: Piece, said: str) -> None:
-    from kubequant.hub.pinned import Kept, PinnedFiles
-    from kubequant.hub.repository import Listing
-    from kubequant.hub.transport import ChangedError
-
     listing = Listing("some/model", "a" * 40, "", {"x.safetensors": None})
     source = PinnedFiles(Reads(Piece(b"a", 100, '"x"'), second), listing, Kept())  # type: ignore[arg-type]
     source.read_range("some/model", "a" * 40, "x.safetensors", 0, 10)
     with pytest.raises(ChangedError) as caught:
         source.read_range("some/model", "a" * 40, "x.safetensors", 10, 20)
     assert said in str(caught.value)
+
+
+def test_two_threads_that_want_the_same_piece_read_it_once() -> None:
+    """A description that was given up and the next one overlap."""
+    asked: list[int] = []
+
+    class Slow:
+        def read_range(self, *_: object) -> Piece:
+            asked.append(1)
+            time.sleep(0.1)
+            return Piece(b"a", 100, "")
+
+    source = PinnedFiles(Slow(), Listing("some/model", "a" * 40, "", {}), Kept())  # type: ignore[arg-type]
+    threads = [
+        threading.Thread(target=source.read_range, args=("some/model", "a" * 40, "x.safetensors", 0, 10))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert len(asked) == 1
 
 
 # A revision that moved

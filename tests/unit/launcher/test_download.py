@@ -508,6 +508,19 @@ def test_a_hub_that_names_no_digests_is_refused_only_where_the_plan_pinned_some(
     assert (caught.value.reason, caught.value.passing) == ("ChecksumMismatch", False)
 
 
+@pytest.mark.parametrize("python", clients())
+def test_a_mirror_that_names_no_digests_serves_what_was_planned_without_any(tmp_path: Path, python: str) -> None:
+    with Hub(repositories(), prefix="/hf", mirror=True) as mirror:
+        pod = Pod(mirror, tmp_path)
+        ended = pod.run("a/whole", "--checksums", "0" * 64, python=python)
+        assert ended.returncode == program.EXIT_PERMANENT
+        assert pod.told().reason is Reason.CHECKSUM_MISMATCH
+        assert "names no digest" in pod.told().message
+        ended = pod.run("a/whole", "--expected-bytes", "6500000", python=python)
+        assert ended.returncode == 0, ended.stderr
+        assert set(WEIGHTS) <= pod.files()
+
+
 @pytest.mark.parametrize("name", ["../x.json", "/etc/x.json", "a/../../x.json", ".kubequant-complete.json", "a\0.json"])
 def test_a_name_that_leads_out_of_the_folder_or_onto_our_notes_is_refused(name: str) -> None:
     with pytest.raises(files.Failure, match="cannot be stored"):

@@ -117,7 +117,7 @@ def test_the_job_asks_for_no_gpu_and_runs_where_the_engine_can() -> None:
     spec = fill()["spec"]["template"]["spec"]
     assert "nvidia.com/gpu" not in json.dumps(spec["containers"][0]["resources"])
     engine = template()["spec"]
-    assert spec["affinity"] == engine["affinity"]
+    assert spec["affinity"]["nodeAffinity"] == engine["affinity"]["nodeAffinity"]
     assert (spec["tolerations"], spec["nodeSelector"]) == (engine["tolerations"], engine["nodeSelector"])
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
 
@@ -126,6 +126,16 @@ def test_a_volume_of_one_node_is_filled_near_the_model() -> None:
     near = fill(LOCAL)["spec"]["template"]["spec"]["affinity"]["podAffinity"]
     (term,) = near["preferredDuringSchedulingIgnoredDuringExecution"]
     assert term["podAffinityTerm"]["labelSelector"]["matchLabels"][MODEL_LABEL] == OWNER.name
+
+
+def test_engines_of_a_volume_of_one_node_stay_together_and_those_of_a_shared_one_need_not() -> None:
+    made = template(LOCAL)
+    (term,) = made["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["labelSelector"]["matchLabels"].items() <= made["metadata"]["labels"].items(), (
+        "or none could be the first"
+    )
+    assert "podAffinity" not in template(SHARED)["spec"]["affinity"]
+    assert "kubequant.dev/cache" not in build_pod_template(OWNER, recipe(), POD, "f")["metadata"]["labels"]
 
 
 def test_the_job_is_restricted_and_has_no_identity() -> None:

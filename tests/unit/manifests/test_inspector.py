@@ -18,8 +18,9 @@ from kubequant.manifests.inspector import (
     inspector_name,
 )
 from kubequant.manifests.names import MODEL_LABEL, selector_of
-from kubequant.manifests.pod import USER_ID, build_pod_template
+from kubequant.manifests.pod import build_pod_template
 from kubequant.manifests.recipe import Recipe
+from kubequant.manifests.security import USER_ID
 from tests.unit.manifests.making import OWNER, recipe
 
 SETTINGS = InspectorSettings(

@@ -48,8 +48,10 @@ STORED = st.builds(
     st.none() | st.sampled_from((-1, 16, 128)), st.booleans(), st.booleans(), st.none() | st.tuples(SIZES, SIZES),
     st.none() | st.just("FP8"), st.lists(NAMES, max_size=3).map(tuple),
 )  # fmt: skip
-STATES = st.lists(st.builds(StateTensor, SIZES, COUNTS, st.sampled_from(("Model", "F32"))), max_size=3).map(tuple)
-CACHES = st.builds(CacheLayers, st.sampled_from(CacheKind), SIZES, *[COUNTS] * 4, STATES)
+STATES = st.lists(st.builds(StateTensor, SIZES, SIZES, st.sampled_from(("Model", "F32"))), min_size=1, max_size=3).map(
+    tuple
+)
+CACHES = st.builds(CacheLayers, st.sampled_from(CacheKind), *[SIZES] * 5, STATES)
 EXPERTS = st.builds(Experts, st.integers(8, 4096), st.integers(1, 8), SIZES, COUNTS, COUNTS)
 SHAPES = st.builds(
     ModelShape, NAMES, NAMES, *[SIZES] * 8, st.booleans(), st.sampled_from(("BF16", "F16", "F32")),
@@ -195,6 +197,9 @@ HOSTILE: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "a million layers": (("shape", "num_hidden_layers"), 10**6, "more than 4,096 layers"),
     "another dtype": (("shape", "dtype"), "F13", "a dtype that is none"),
     "a cache of no layers": (("shape", "caches", 0, "layers"), 0, "layers that keep nothing"),
+    "a cache of no heads": (("shape", "caches", 0, "kv_heads"), 0, "layers that keep nothing"),
+    "a window of nothing": (("shape", "caches", 0, "kind"), "SlidingWindow", "layers that keep nothing"),
+    "a state of nothing": (("shape", "caches", 0, "kind"), "State", "layers that keep nothing"),
     "a cache of another kind": (("shape", "caches", 0, "kind"), "Psychic", "kind"),
     "a class of no tensors": (("tensors", 0, 3), 0, "a class of no tensors"),
     "a tensor of four fields": (("tensors", 0), ["a", "BF16", [1], 1], "tensors.0"),

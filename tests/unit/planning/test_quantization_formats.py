@@ -7,6 +7,8 @@ from math import prod
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubequant.errors import Refused
 from kubequant.planning.quantization import kv_scales_note, refuse_unserved, stored_quantization
@@ -358,3 +360,39 @@ def test_scales_of_the_kv_cache(scales: str) -> None:
     assert stored is not None and stored.kv_cache_dtype == "FP8"
     assert (kv_scales_note(stored, tensors) is None) == (scales == "present")
     assert kv_scales_note(None, tensors) is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = sorted({field for declared, _, _ in FORMATS.values() if declared for field in declared})
+GROUP = st.fixed_dictionaries(
+    {},
+    optional={
+        "targets": JSON | st.just(["Linear"]),
+        "weights": JSON
+        | st.dictionaries(st.sampled_from(sorted(INT4)), JSON | st.sampled_from([4, 8, "int", "float"])),
+        "input_activations": JSON | st.just(TOKEN8),
+        "format": JSON,
+    },
+)
+
+
+@given(
+    st.sampled_from(sorted(name for name, (declared, _, _) in FORMATS.items() if declared)),
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3),
+    st.none() | st.dictionaries(st.text(max_size=3), GROUP, max_size=2),
+)
+def test_any_declaration_is_read_or_refused(name: str, fields: dict[str, Any], groups: dict[str, Any] | None) -> None:
+    declared, tensors, _ = FORMATS[name]
+    config = {**(declared or {}), **fields, **({"config_groups": groups} if groups else {})}
+    try:
+        refuse_unserved({"quantization_config": config})
+        stored = stored_quantization({"quantization_config": config}, tensors)
+    except Refused as refused:
+        assert refused.reason in (NOT_SERVED, CORRUPT)
+        assert len(refused.message) < 600
+    else:
+        assert stored is None or (stored.bits in (4, 8) and len(stored.ignored) <= 32)

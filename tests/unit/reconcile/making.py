@@ -22,7 +22,7 @@ from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.reconcile.caching import Caching
 from kubequant.reconcile.children import Children
 from kubequant.reconcile.deciding import Deciding
-from kubequant.reconcile.downloads import Downloads
+from kubequant.reconcile.downloads import Downloads, Progress
 from kubequant.reconcile.inspecting import Inspecting
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.measuring import Measuring
@@ -115,6 +115,9 @@ class World:
         self.engine = replace(ENGINE, cache=cache)
         self.api, self.clock, self.hub = FakeKubeApi(), FakeClock(NOW), hub or FakeHub(FACTS)
         self.tokens: int | None = None
+        self.progress: Progress | None = None  # what a pod that downloads would answer after POLL_SECONDS
+        self.asked: list[str] = []
+        self._followed: dict[tuple[str, str], Any] = {}
         self.api.put(kinds.NODE, node_body(gpus=gpus))
         self.restart()
 
@@ -201,20 +204,24 @@ class World:
             self._measuring._slots = asyncio.Semaphore(1)  # of this step's event loop
             upstream = Upstream(self.hub, lambda _: None, 1e6)  # its looks belong to one event loop
 
-            async def read_progress(_address: str) -> None:
-                """Nothing answers in these tests."""
+            async def read_progress(address: str) -> Progress | None:
+                self.asked.append(address)
+                return self.progress
 
             downloads = Downloads(read_progress, lambda _: None, self.clock)
+            downloads._followed = self._followed  # what was told outlives a step, its task does not
             reconciler = Reconciler(
                 store=self.store, deciding=deciding, rolling=rolling, caching=caching, children=children,
                 downloads=downloads, measuring=self._measuring, status=self._status, upstream=upstream,
             )  # fmt: skip
             result = await reconciler.reconcile(key)
             await self._events.flush()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            for _ in range(4):
+                await asyncio.sleep(0)
             await upstream.close()
             await downloads.close()
+            for followed in self._followed.values():
+                followed.task = None
             return result
 
         return asyncio.run(main())

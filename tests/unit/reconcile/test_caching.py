@@ -45,14 +45,19 @@ def end_job(world: World, kind: str = "Complete", name: str | None = None, **mor
 
 
 def job_pod(
-    world: World, *, scheduling: str = "", container: dict[str, Any] | None = None, phase: str = "Pending"
+    world: World,
+    *,
+    job: str = "",
+    scheduling: str = "",
+    container: dict[str, Any] | None = None,
+    phase: str = "Pending",
 ) -> None:
-    (job,) = jobs(world)
+    (made,) = [one for one in jobs(world) if job in ("", one["metadata"]["name"])]
     conditions = [{"type": "PodScheduled", "status": "False", "message": scheduling}] if scheduling else []
-    name = job["metadata"]["name"]
-    labels = {**job["spec"]["template"]["metadata"]["labels"], JOB_NAME_LABEL: name}
+    name = made["metadata"]["name"]
+    labels = {**made["spec"]["template"]["metadata"]["labels"], JOB_NAME_LABEL: name}
     assert labels[JOB_MODEL_LABEL] == "m"
-    reference = {"controller": True, "uid": job["metadata"]["uid"], "kind": "Job", "name": name}
+    reference = {"controller": True, "uid": made["metadata"]["uid"], "kind": "Job", "name": name}
     world.api.put(
         kinds.POD,
         {
@@ -215,13 +220,14 @@ class TestTrouble:
         assert world.conditions()["Available"] == ("False", reason.value)
         assert words in world.message("Available")
 
-    def test_a_job_that_gave_up_stalls_the_model_and_says_when_it_is_tried_again(self) -> None:
+    def test_a_job_that_gave_up_is_tried_again_later_which_is_said(self) -> None:
         world = cached_world()
         world.settle()
         job_pod(world, container=told("DownloadFailed", "The Hub answers HTTP 503."), phase="Failed")
         end_job(world, "Failed", reason="BackoffLimitExceeded", message="Job has reached the specified backoff limit")
         world.settle()
-        assert world.conditions()["Stalled"] == ("True", "DownloadFailed")
+        assert world.conditions()["Ready"] == ("False", "DownloadFailed")
+        assert world.conditions()["Stalled"][0] == "False", "the Hub may come back"
         assert "HTTP 503" in world.message("Ready") and "10 min" in world.message("Ready")
 
     def test_a_job_that_failed_without_a_pod_left_is_told_by_its_own_words(self) -> None:
@@ -351,11 +357,24 @@ class TestMovingOn:
     def test_a_volume_that_cannot_be_filled_rolls_back_as_a_pod_would(self) -> None:
         world, first = self.moved()
         (second,) = self.names(world) - {first}
+        job_pod(world, job=second, container=told("DiskFull", "it needs 3 GiB more"), phase="Failed")
         end_job(world, "Failed", name=second, reason="PodFailurePolicy", message="exit code 3")
         world.settle()
         assert world.conditions()["Ready"] == ("False", "RolledBack")
         assert world.conditions()["Available"][0] == "True"
-        assert first in self.names(world)
+        assert self.names(world) == {first, second}
+
+    def test_a_hub_that_is_away_rolls_nothing_back(self) -> None:
+        world, first = self.moved()
+        (second,) = self.names(world) - {first}
+        job_pod(world, job=second, container=told("DownloadFailed", "The Hub answers HTTP 503."), phase="Failed")
+        end_job(world, "Failed", name=second, reason="BackoffLimitExceeded", message="six times")
+        world.settle()
+        assert world.conditions()["Available"][0] == "True"
+        assert world.conditions()["Ready"] == ("False", "DownloadFailed")
+        world.api.remove(kinds.JOB, "team-a", second)
+        world.settle()
+        assert len(jobs(world)) == 2, "removed after its time, it is made anew"
 
     def test_a_claim_that_others_own_is_only_left_and_not_deleted(self) -> None:
         world = ready_world()
@@ -384,6 +403,16 @@ class TestMovingOn:
         world.pod("m-1", ready=True)
         world.settle()
         assert first in self.names(world)
+
+
+def test_the_plan_says_that_replicas_share_a_node_where_the_volume_makes_them() -> None:
+    def notes(mode: str) -> str:
+        world = World(cache=CacheSettings(None, mode)).model("m")
+        world.settle()
+        return " ".join(world.body(QUANTIZED_MODEL)["status"]["plan"].get("notes", []))
+
+    assert "all replicas share that node" in notes("ReadWriteOnce")
+    assert "share" not in notes("ReadWriteMany")
 
 
 def told_by_engine() -> str:

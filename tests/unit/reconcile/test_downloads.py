@@ -13,13 +13,14 @@ from kubequant.api.conditions import Reason
 from kubequant.reconcile import downloads
 from kubequant.reconcile.diagnosis import Finding
 from kubequant.reconcile.downloads import Downloads, Progress
+from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.rollout import Rollout
 from kubequant.reconcile.status import Known, build_status
 from kubequant.runtime import download_progress
 from kubequant.runtime.download_progress import progress_in, read_download_progress
 from tests.unit.fakes import FakeClock
 from tests.unit.manifests.making import GIB, OWNER
-from tests.unit.reconcile.making import KEY
+from tests.unit.reconcile.making import KEY, World, running
 
 A, B = Progress(10 * GIB, 40 * GIB), Progress(11 * GIB, 40 * GIB)
 
@@ -199,3 +200,43 @@ def test_nobody_there_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(download_progress, "STATUS_PORT", 9)
     assert asyncio.run(main()) is None
+
+
+class TestInAReconcile:
+    """Over a whole reconciler: who is asked, what status says, and when it ends."""
+
+    def downloading(self) -> World:
+        world = World().model("m")
+        world.settle()
+        world.progress = A
+        return world.pod(download=running())
+
+    def progress(self, world: World) -> Any:
+        return world.body(QUANTIZED_MODEL)["status"].get("progress")
+
+    def test_the_pod_that_downloads_is_asked_and_status_tells(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(downloads, "POLL_SECONDS", 0)
+        world = self.downloading()
+        world.settle()
+        assert set(world.asked) == {"10.0.0.1"}
+        assert self.progress(world) == {"downloadedBytes": A.downloaded_bytes, "totalBytes": A.total_bytes}
+        assert world.message("Ready").endswith("10.0 of 40.0 GiB")
+
+    def test_it_ends_with_the_download(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(downloads, "POLL_SECONDS", 0)
+        world = self.downloading()
+        world.settle()
+        world.pod(engine=running())
+        world.settle()
+        assert self.progress(world) is None
+        assert "GiB" not in world.message("Available")
+        world.pod(ready=True)
+        world.settle()
+        asked = len(world.asked)
+        assert world.settle() == []
+        assert len(world.asked) == asked, "nobody asks a model that is ready"
+
+    def test_a_short_download_is_never_asked(self) -> None:
+        world = self.downloading()
+        world.settle()
+        assert (world.asked, self.progress(world)) == ([], None)
