@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 LANES ?= unit cluster engine node
 
-.PHONY: help demo test faults bench lint format crds up down clean
+.PHONY: help demo test faults fuzz bench lint format crds up down clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: .venv/.synced ## All lanes (LANES="unit cluster" for some): unit, cluster,
 
 faults: .venv/.synced ## The long fault hunt: the operator killed at 20 seeded random points, and what else takes long
 	@PATH="$$(dirname $$(tools/ensure-uv)):$$PATH" $(PY) -m pytest tests/cluster -m faults
+
+fuzz: .venv/.synced ## Coverage-guided fuzzing of what reads strangers' bytes: 60 s a target
+	@for target in header documents facts; do $(PY) -m tests.fuzz $$target --seconds 60 || exit 1; done
 
 bench: .venv/.synced ## Measures the operator against the thresholds in bench/thresholds.yaml
 	@PATH="$$(dirname $$(tools/ensure-uv)):$$PATH" $(PY) -m bench

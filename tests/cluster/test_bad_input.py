@@ -46,9 +46,7 @@ BAD_REPOSITORIES = {
     "renamed repository": Bad(of(OLD_NAME), "RepositoryRenamed", (NEW_NAME, "Set spec.model.repository to that name")),
     "gated repository": Bad(of(GATED), "AccessGated", ("gated", "Accept them at"), absent=("cannot be described",)),
     "gated, with the user's own token": Bad(
-        of(GATED).token("hf"),
-        "AccessGated",
-        ("gated", "a model that only that token opens cannot be described in this release"),
+        of(GATED).token("hf"), "InspectionFailed", ("inspector.image",)
     ),
     "header is no JSON": Bad(of("broken/header-is-not-json"), "CorruptCheckpoint", ("model.safetensors",)),
     "header truncated": Bad(
