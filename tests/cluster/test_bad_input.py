@@ -45,9 +45,7 @@ BAD_REPOSITORIES = {
     "unknown revision": Bad(of(AWQ_7B, "v9"), "RevisionNotFound", ("v9", "correct spec.model.revision")),
     "renamed repository": Bad(of(OLD_NAME), "RepositoryRenamed", (NEW_NAME, "Set spec.model.repository to that name")),
     "gated repository": Bad(of(GATED), "AccessGated", ("gated", "Accept them at"), absent=("cannot be described",)),
-    "gated, with the user's own token": Bad(
-        of(GATED).token("hf"), "InspectionFailed", ("inspector.image",)
-    ),
+    "gated, with the user's own token": Bad(of(GATED).token("hf"), "InspectionFailed", ("inspector.image",)),
     "header is no JSON": Bad(of("broken/header-is-not-json"), "CorruptCheckpoint", ("model.safetensors",)),
     "header truncated": Bad(
         of("broken/header-truncated"), "CorruptCheckpoint", ("model.safetensors", "the whole file has 1,000")

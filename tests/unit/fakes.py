@@ -141,9 +141,7 @@ class FakeHub:
         self.searched = 0
         self.newer: str | None = None
 
-    async def describe(
-        self, repository: str, revision: str, *, has_user_token: bool = False, fresh: bool = False
-    ) -> ModelFacts:
+    async def describe(self, repository: str, revision: str, *, fresh: bool = False) -> ModelFacts:
         self.asked += 1
         if self.problem:
             raise self.problem

@@ -100,8 +100,7 @@ async def _from_hub(question: Asked, settings: Settings, *, discovery: bool) -> 
         raise Misuse(f"the claim {source.claim} cannot be read from here: plan a copy of it with --model-path FOLDER")
     hub = hub_client(settings)
     try:
-        has_user_token = question.spec.model.token_secret_ref is not None
-        facts = await hub.describe(source.repository, source.revision, has_user_token=has_user_token)
+        facts = await hub.describe(source.repository, source.revision)
         looks = discovery and settings.discovery.enabled and facts.stored is None and discovery_is_wanted(question.spec)
         return facts, await hub.find(facts) if looks else None
     finally:

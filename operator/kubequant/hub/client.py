@@ -106,12 +106,9 @@ class Hub:
         self._found: ExpiringCache[tuple[str, str], Found] = ExpiringCache(cache_entries, clock, FOUND_SECONDS)
         self._found_in_part: ExpiringCache[tuple[str, str], Found] = ExpiringCache(cache_entries, clock, ANSWER_SECONDS)
 
-    async def describe(
-        self, repository: str, revision: str = "main", *, has_user_token: bool = False, fresh: bool = False
-    ) -> ModelFacts:
+    async def describe(self, repository: str, revision: str = "main", *, fresh: bool = False) -> ModelFacts:
         """The facts of a repository at a branch, tag or commit.
 
-        `has_user_token` says that the model names a token for its pods: refusals then say why it did not help.
         `fresh` asks which commit a branch stands for now, whatever was answered within the last minute.
         Raises Refused (remembered for a minute), Throttled, Unavailable, and Waiting for a repository that changes meanwhile.
         """
@@ -123,7 +120,7 @@ class Hub:
                 (repository, revision), lambda: self._describe(repository, revision)
             )
         except Refused as refused:
-            raise failures.with_user_token_hint(refused, has_user_token) from refused.__cause__
+            raise failures.without_context(refused) from refused.__cause__
         except Waiting as waiting:
             raise self._spread(waiting) from waiting.__cause__
 

@@ -45,7 +45,6 @@ _TRANSPORT_ERRORS = (
     RangeIgnoredError,
     NotAHubError,
 )
-_USER_TOKEN = frozenset({Reason.REPOSITORY_NOT_FOUND, Reason.ACCESS_GATED})
 
 
 @dataclass(frozen=True)
@@ -125,16 +124,6 @@ def is_change(waiting: Waiting) -> bool:
 def at_another_time(waiting: Waiting, retry_after_seconds: float) -> Waiting:
     """A copy to raise."""
     return type(waiting)(waiting.reason, waiting.message, retry_after_seconds)
-
-
-def with_user_token_hint(refused: Refused, has_user_token: bool) -> Refused:
-    """A copy to raise; says why the user's own token did not help, where that may be the cause."""
-    hint = (
-        " The operator reads no Secrets, so it cannot use the token that this model names for its pods. Set inspector.image "
-        "in its configuration, and a Job beside the model reads it with that token; or give the operator a token of its own."
-    )
-    may_help = has_user_token and refused.reason in _USER_TOKEN
-    return Refused(refused.reason, refused.message + hint * may_help)
 
 
 def renamed(question: Question, now: str) -> Refused:

@@ -33,7 +33,9 @@ from kubequant.hub.limits import API, ELSEWHERE, FILES, PATIENCE_SECONDS, RateLi
 TIMEOUT_SECONDS = 10.0  # to connect, and between two reads
 REQUEST_SECONDS = 30.0  # for all of one request: its redirects, its headers, its body
 CONNECTIONS = 32  # of the process: no more requests are under way at once
-_POOLED = 2 * CONNECTIONS  # most requests are redirected: the hub's connections need not make room for those to its files
+_POOLED = (
+    2 * CONNECTIONS
+)  # most requests are redirected: the hub's connections need not make room for those to its files
 MAX_REDIRECTS = 5
 _MAX_HOSTS = 64  # whose breakers are remembered
 _SILENCES = 3

@@ -45,9 +45,7 @@ OPENED_BY_A_TOKEN = frozenset({Reason.ACCESS_GATED, Reason.REPOSITORY_NOT_FOUND}
 class Hub(Protocol):
     """Where facts come from. Raises the errors of kubequant.errors."""
 
-    async def describe(
-        self, repository: str, revision: str, *, has_user_token: bool = False, fresh: bool = False
-    ) -> ModelFacts: ...
+    async def describe(self, repository: str, revision: str, *, fresh: bool = False) -> ModelFacts: ...
 
     async def find(self, base: ModelFacts, *, fresh: bool = False) -> Found: ...
 

@@ -40,10 +40,8 @@ def with_hub(url: str, ask: Callable[[Hub], Awaitable[Answer]], **options: Any) 
     return asyncio.run(main())
 
 
-def describe(
-    url: str, repository: str, revision: str = "main", *, has_user_token: bool = False, **options: Any
-) -> ModelFacts:
-    return with_hub(url, lambda hub: hub.describe(repository, revision, has_user_token=has_user_token), **options)
+def describe(url: str, repository: str, revision: str = "main", **options: Any) -> ModelFacts:
+    return with_hub(url, lambda hub: hub.describe(repository, revision), **options)
 
 
 def model(

@@ -441,7 +441,8 @@ def test_a_search_that_a_rate_limit_ended_goes_on_where_it_was(few: FakeHub) -> 
     clock = Clock()
 
     async def ask(hub: Hub, base: ModelFacts) -> Found:
-        few.faults.add(rate_limited(f"/{Sibling.FP8_DYNAMIC}/resolve/.*safetensors"))
+        refused = rate_limited(f"/{Sibling.FP8_DYNAMIC}/resolve/.*safetensors")
+        few.faults.add(replace(refused, delay_seconds=1.0))  # the other candidate is read to its end meanwhile
         with pytest.raises(Throttled):
             await hub.find(base)
         clock.now += 400

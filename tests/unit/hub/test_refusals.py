@@ -68,16 +68,6 @@ def test_unknown_repository_with_a_token(standard: FakeHub) -> None:
     assert "the operator's token does not open it" in refused.message
 
 
-def test_a_users_token_is_named_where_it_might_have_helped(standard: FakeHub) -> None:
-    for repository in ("nobody/nothing", "meta-llama/Llama-3.1-8B-Instruct"):
-        assert (
-            "a Job beside the model reads it with that token"
-            in refusal(standard, repository, has_user_token=True).message
-        )
-        assert "a Job beside the model reads it with that token" not in refusal(standard, repository).message
-    assert "this release" not in refusal(standard, "broken/no-weights", has_user_token=True).message
-
-
 def test_private_repository_is_opened_by_its_token_alone(empty: FakeHub) -> None:
     secret = model("some/secret")
     secret.private = True
