@@ -42,6 +42,7 @@ class Reason(StrEnum):
     CORRUPT_CHECKPOINT = "CorruptCheckpoint"
     UNSUPPORTED_QUANTIZATION = "UnsupportedQuantization"  # bitsandbytes, act-order GPTQ with groups, ...
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
+    DISCOVERING = "Discovering"  # published checkpoints are being looked for
     INSPECTING = "Inspecting"  # a Job reads what the operator may not
     INSPECTION_FAILED = "InspectionFailed"
     CLAIM_NOT_FOUND = "ClaimNotFound"  # the PersistentVolumeClaim that the model names

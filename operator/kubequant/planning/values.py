@@ -207,6 +207,7 @@ class Found:
     checkpoints: tuple[ModelFacts, ...] = ()
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
+    partial: bool = False  # some trusted candidate could not be read this time
 
 
 class GpuOrigin(StrEnum):
