@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,6 @@ BAD_REPOSITORIES = {
     "unknown revision": Bad(of(AWQ_7B, "v9"), "RevisionNotFound", ("v9", "correct spec.model.revision")),
     "renamed repository": Bad(of(OLD_NAME), "RepositoryRenamed", (NEW_NAME, "Set spec.model.repository to that name")),
     "gated repository": Bad(of(GATED), "AccessGated", ("gated", "Accept them at"), absent=("cannot be described",)),
-    "gated, with the user's own token": Bad(of(GATED).token("hf"), "InspectionFailed", ("inspector.image",)),
     "header is no JSON": Bad(of("broken/header-is-not-json"), "CorruptCheckpoint", ("model.safetensors",)),
     "header truncated": Bad(
         of("broken/header-truncated"), "CorruptCheckpoint", ("model.safetensors", "the whole file has 1,000")
@@ -155,12 +155,42 @@ def test_a_throttled_hub_is_waited_for(
     installation: Installation, operator: OperatorProcess, hub: FakeHub, namespace: str
 ) -> None:
     repository = add_awq(hub, "example/throttled")
-    hub.faults.add(rate_limited(repository, times=1, reset_seconds=4))
+    hub.faults.add(rate_limited(repository, times=1, reset_seconds=8))
     installation.apply(make_model("m", namespace).repository(repository))
     told = installation.wait_condition("m", "ModelResolved", "Unknown", "HubThrottled", namespace=namespace)
     assert "429" in told["message"]
     assert_reconciling(installation, namespace, "HubThrottled")
     installation.wait_condition("m", "Ready", "True", namespace=namespace)
+
+
+def test_a_hub_that_dies_leaves_alone_what_runs_and_says_since_when(
+    installation: Installation, operator: OperatorProcess, hub: FakeHub, namespace: str
+) -> None:
+    installation.apply(make_model("runs", namespace).repository(AWQ_7B))
+    installation.wait_condition("runs", "Ready", "True", namespace=namespace)
+    before = installation.get("deployment", "runs", namespace)
+    hub.dead()
+    try:
+        for name in ("waits", "waits-too"):
+            installation.apply(make_model(name, namespace).repository(add_awq(hub, f"example/{name}")))
+        installation.wait_condition("waits", "ModelResolved", "Unknown", "HubUnavailable", namespace=namespace)
+        told = wait_for("the time since when", lambda: _since(installation, namespace), seconds=60)
+        assert hub.url in told
+        installation.apply(make_model("runs", namespace).repository(AWQ_7B).replicas(2))
+        installation.wait_condition("runs", "Ready", "True", "Ready", namespace=namespace)
+        assert installation.condition("runs", "ModelResolved", namespace)["reason"] == "Resolved"
+    finally:
+        hub.alive()
+    for name in ("waits", "waits-too"):
+        installation.wait_condition(name, "Ready", "True", namespace=namespace, seconds=120)
+    after = installation.get("deployment", "runs", namespace)
+    assert before and after
+    assert before["spec"]["template"] == after["spec"]["template"]
+
+
+def _since(installation: Installation, namespace: str) -> str | None:
+    message: str = installation.condition("waits", "ModelResolved", namespace)["message"]
+    return message if re.search(r"since .*\d\d:\d\d.* UTC", message) else None
 
 
 def test_a_hub_that_is_away_is_waited_for(

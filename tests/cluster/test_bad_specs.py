@@ -47,7 +47,27 @@ def tolerating(**fields: Any) -> dict[str, Any]:
 BAD: Mapping[str, tuple[dict[str, Any], str]] = {
     # model
     "no model": ({}, "spec.model: Required value"),
-    "a model without repository": ({"model": {}}, "spec.model.repository: Required value"),
+    "a model without repository": ({"model": {}}, "exactly one of `repository` and `persistentVolumeClaim` must be given"),
+    "a model from two places": (
+        model(repository="Qwen/Qwen2.5-7B", persistentVolumeClaim={"claimName": "models"}),
+        "exactly one of `repository` and `persistentVolumeClaim` must be given",
+    ),
+    "a revision of a volume": (
+        {"model": {"persistentVolumeClaim": {"claimName": "models"}, "revision": "main"}},
+        "`revision` belongs to a `repository`",
+    ),
+    "a token for a volume": (
+        {"model": {"persistentVolumeClaim": {"claimName": "models"}, "tokenSecretRef": {"name": "hf", "key": "token"}}},
+        "`tokenSecretRef` belongs to a `repository`",
+    ),
+    "a way out of the volume": (
+        {"model": {"persistentVolumeClaim": {"claimName": "models", "path": "../other"}}},
+        "`path` must be a relative path within the volume",
+    ),
+    "an absolute path in a volume": (
+        {"model": {"persistentVolumeClaim": {"claimName": "models", "path": "/etc"}}},
+        "`path` must be a relative path within the volume",
+    ),
     "a repository without organisation": (model(repository="gpt2"), "must be written organisation/name, as in Qwen/"),
     "the URL of a repository": (
         model(repository="https://huggingface.co/Qwen/Qwen2.5-7B"),
@@ -71,7 +91,11 @@ BAD: Mapping[str, tuple[dict[str, Any], str]] = {
     # quantization
     "a scheme that is none": (spec(quantization={"scheme": "INT4"}), 'supported values: "Auto", "Unquantized", "W4A16"'),
     "a scheme in lower case": (spec(quantization={"scheme": "fp8"}), "supported values"),
-    "a checkpoint without repository": (spec(quantization={"checkpoint": {}}), "checkpoint.repository: Required value"),
+    "a checkpoint without repository": (
+        spec(quantization={"checkpoint": {}}),
+        "exactly one of `repository` and `persistentVolumeClaim` must be given",
+    ),
+    "a discovery that is none": (spec(quantization={"discovery": "Everybody"}), 'supported values: "Trusted", "Disabled"'),
     "a checkpoint without organisation": (
         spec(quantization={"checkpoint": {"repository": "awq"}}),
         "must be written organisation/name",

@@ -43,7 +43,10 @@ def caching(
     cache = {"kind": "PersistentVolumeClaim", "storageClassName": CLASS}
     settings = {**configuration, "modelCache": cache}
     try:
-        with OperatorProcess(installation.operator_kubeconfig, settings, tmp_path_factory.mktemp("caching")) as running:
+        with (
+            installation.model_cache_allowed(),
+            OperatorProcess(installation.operator_kubeconfig, settings, tmp_path_factory.mktemp("caching")) as running,
+        ):
             running.wait_until_working()
             yield running
     finally:

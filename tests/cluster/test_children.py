@@ -14,6 +14,7 @@ from tests.harness import Installation, OperatorProcess, RefusedByServerError, m
 from tests.harness.api_server import path_of
 from tests.harness.installation import OPERATOR_USER, OWNED, OWNED_RESOURCES, WRITES
 
+EVENTS_SECONDS = 2.0  # an Event of what made it Ready is written a little later
 IDLE_SECONDS = 20
 RESYNC_SECONDS = 10 + 10  # as configured in conftest.py, and some
 SOME_LABEL = {"pod-label": "x"}
@@ -148,6 +149,7 @@ def test_a_ready_model_is_left_alone(ready: Installation, hub: FakeHub, namespac
     repository = add_awq(hub, "example/left-alone")
     ready.apply(make_model("n", namespace).repository(repository).replicas(2))
     ready.wait_condition("n", "Ready", "True", namespace=namespace)
+    time.sleep(EVENTS_SECONDS)
     since, asked = ready.now(), hub.requests.select(repository)
     assert asked
     time.sleep(IDLE_SECONDS)  # it is this time that is measured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import Installation, OperatorProcess, make_model
+from tests.harness import Installation, OperatorProcess, make_model, wait_for
 from tests.harness.installation import NAMESPACE, OPERATOR_USER
 
 FORBIDDEN = [
@@ -20,7 +20,11 @@ FORBIDDEN = [
     ("delete", "", "pods", ""),
     ("patch", "", "nodes", ""),
     ("get", "", "persistentvolumes", ""),
+    ("create", "", "persistentvolumeclaims", ""),
+    ("patch", "", "persistentvolumeclaims", ""),
+    ("delete", "", "persistentvolumeclaims", ""),
     ("update", "", "persistentvolumeclaims", ""),
+    ("patch", "batch", "jobs", ""),
     ("patch", "batch", "jobs", "status"),
     ("delete", "apps", "deployments", ""),
     ("patch", "kubequant.dev", "quantizedmodels", ""),
@@ -34,22 +38,12 @@ NEEDED = [
     ("watch", "kubequant.dev", "quantizedmodels", ""),
     ("patch", "kubequant.dev", "quantizedmodels", "status"),
     ("patch", "apps", "deployments", ""),
+    ("get", "", "persistentvolumeclaims", ""),
+    ("watch", "", "persistentvolumeclaims", ""),
 ]
 
 
-def may(installation: Installation, verb: str, group: str, resource: str, subresource: str, namespace: str) -> bool:
-    attributes = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {
-            "user": OPERATOR_USER,
-            "groups": ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}"],
-            "resourceAttributes": {**attributes, "namespace": namespace},
-        },
-    }
-    answer = installation.api.send("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
-    return bool(answer["status"]["allowed"])
+OF_THE_MODEL_CACHE = ("create", "patch", "delete")
 
 
 @pytest.mark.parametrize(("verb", "group", "resource", "subresource"), FORBIDDEN)
@@ -57,12 +51,23 @@ def test_the_operator_may_not(
     installation: Installation, verb: str, group: str, resource: str, subresource: str
 ) -> None:
     for namespace in ("default", NAMESPACE):
-        assert not may(installation, verb, group, resource, subresource, namespace)
+        assert not installation.operator_may(verb, group, resource, subresource, namespace)
 
 
 @pytest.mark.parametrize(("verb", "group", "resource", "subresource"), NEEDED)
 def test_the_operator_may(installation: Installation, verb: str, group: str, resource: str, subresource: str) -> None:
-    assert may(installation, verb, group, resource, subresource, "default")
+    assert installation.operator_may(verb, group, resource, subresource)
+
+
+def test_claims_of_its_own_are_a_right_of_their_own(installation: Installation) -> None:
+    def rights() -> list[bool]:
+        return [installation.operator_may(verb, "", "persistentvolumeclaims") for verb in OF_THE_MODEL_CACHE]
+
+    with installation.model_cache_allowed():
+        assert rights() == [True] * 3
+        assert not installation.operator_may("update", "", "persistentvolumeclaims")
+        assert not installation.operator_may("get", "", "persistentvolumes")
+    wait_for("the right to go", lambda: rights() == [False] * 3)
 
 
 def test_nothing_that_the_operator_asked_was_forbidden(

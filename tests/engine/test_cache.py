@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.engines.cache import cache_folder, content_key, made_once
+from tests.engines.cache import cache_folder, content_key, held, made_once, remove_older
 from tests.engines.hardware import can_serve_w4a16
 
 
@@ -55,6 +56,25 @@ def test_what_a_killed_process_left_is_removed(empty_cache: Path) -> None:
     left_over.mkdir(parents=True)
     made_once("things/one", lambda folder: None)
     assert not left_over.exists()
+
+
+def test_all_but_the_folders_touched_last_go_and_none_that_somebody_holds(empty_cache: Path) -> None:
+    for number, name in enumerate(["op-held", "op-old", "op-new", "op-newest", "other"]):
+        folder = made_once(f"things/{name}", lambda folder: (folder / "file").touch())
+        os.utime(folder, (number, number))
+    held("things/op-held")
+    remove_older("things/op-*", 2)
+    left = {path.name for path in (empty_cache / "things").iterdir() if path.is_dir()}
+    assert left == {"op-held", "op-new", "op-newest", "other"}
+    assert (made_once("things/op-old", lambda folder: None)).is_dir(), "it can be made anew"
+
+
+def test_what_is_held_is_held_before_it_is_there(empty_cache: Path) -> None:
+    held("things/one")
+    held("things/one")
+    made_once("things/one", lambda folder: None)
+    remove_older("things/*", 0)
+    assert (empty_cache / "things" / "one").is_dir()
 
 
 def test_key_depends_on_names_contents_and_extras(tmp_path: Path) -> None:

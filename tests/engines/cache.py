@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 _KEY_LENGTH = 16
 _UNFINISHED = ".unfinished"
+_HELD: dict[Path, TextIO] = {}
 
 
 def cache_folder() -> Path:
@@ -53,6 +55,32 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
     return final
 
 
+def held(name: str) -> None:
+    """Until this process ends, `remove_older` leaves the folder `name` of the cache alone, be it there already or not."""
+    path = cache_folder() / name
+    lock = _user_lock(path)
+    if lock not in _HELD:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("w")
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        _HELD[lock] = handle
+
+
+def remove_older(pattern: str, keep: int) -> None:
+    """Of the cache's folders that match, all go but the `keep` that were touched last and those that a process holds."""
+    with _locked(cache_folder() / ".removing.lock"):
+        newest_first = sorted(cache_folder().glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in newest_first[keep:]:
+            with _user_lock(path).open("w") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                report(f"removing {path}, which is out of date")
+                # Under its final name a folder is always whole.
+                shutil.rmtree(path.rename(path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")))
+
+
 def report(message: str) -> None:
     """Progress goes to stderr: stdout belongs to the caller."""
     print(f"kubequant tests: {message}", file=sys.stderr, flush=True)
@@ -70,6 +98,10 @@ def _make_and_rename(final: Path, make: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _user_lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.used")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tests.harness.waiting import wait_for
 from tests.localcluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "charts/kubequant/templates"
 NAMESPACE = "kubequant-system"
 SERVICE_ACCOUNT = "kubequant-operator"
 OPERATOR_USER = f"system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}"
@@ -26,10 +29,38 @@ class Installation:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        cluster.kubectl("apply", "-f", str(ROOT / "charts/kubequant/templates/rbac.yaml"))
+        cluster.kubectl("apply", "-f", str(TEMPLATES / "rbac.yaml"))
         cluster.kubectl("wait", "--for=condition=Established", "crd/quantizedmodels.kubequant.dev", "--timeout=30s")
         self.operator_kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
         self.api = ApiServer(cluster.kubeconfig)
+
+    @contextmanager
+    def model_cache_allowed(self) -> Iterator[None]:
+        """While it lasts the operator may make claims of its own, as modelCache PersistentVolumeClaim needs."""
+        role = str(TEMPLATES / "model-cache-rbac.yaml")
+        self.cluster.kubectl("apply", "-f", role)
+        try:
+            wait_for("the right to make claims", lambda: self.operator_may("create", "", "persistentvolumeclaims"))
+            yield
+        finally:
+            self.cluster.kubectl("delete", "-f", role)
+
+    def operator_may(
+        self, verb: str, group: str, resource: str, subresource: str = "", namespace: str = "default"
+    ) -> bool:
+        """What the API server's authorizers say of the operator's ServiceAccount."""
+        attributes = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": OPERATOR_USER,
+                "groups": ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}"],
+                "resourceAttributes": {**attributes, "namespace": namespace},
+            },
+        }
+        answer = self.api.send("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+        return bool(answer["status"]["allowed"])
 
     def apply(self, model: QuantizedModelBuilder | dict[str, Any]) -> dict[str, Any]:
         return self.api.apply(_body(model))

@@ -4,18 +4,27 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.engines.cache import cache_folder, content_key, made_once, report
+from tests.engines.cache import cache_folder, content_key, held, made_once, remove_older, report
 
 ROOT = Path(__file__).resolve().parents[2]
 _PYTHON_VERSION = "3.11"  # of the image's Debian
 _TIMEOUT_SECONDS = 600
+_KEPT = 2  # each takes 134 MB, and every change of operator/ makes one
 
 
 def operator_environment() -> Path:
-    """The virtual environment with `bin/kubequant`, named by the content of what it is made from; seconds, once each."""
+    """The virtual environment with `bin/kubequant`, named by the content of what it is made from; seconds, once each.
+
+    It stays while this process lives, and while it is one of the two that were asked for last.
+    """
     sources = [path for path in sorted((ROOT / "operator").rglob("*")) if path.is_file() and path.suffix != ".pyc"]
     key = content_key([ROOT / "uv.lock", ROOT / "pyproject.toml", *sources], _PYTHON_VERSION)
-    return made_once(f"environments/operator-{key}", _install)
+    name = f"environments/operator-{key}"
+    held(name)
+    environment = made_once(name, _install)
+    environment.touch()
+    remove_older("environments/operator-*", _KEPT)
+    return environment
 
 
 def _install(folder: Path) -> None:

@@ -100,9 +100,12 @@ def caching(
         "leaderElection": {"leaseSeconds": 5},
     }
     try:
-        with OperatorProcess(
-            installation.operator_kubeconfig, configuration, tmp_path_factory.mktemp("caching")
-        ) as running:
+        with (
+            installation.model_cache_allowed(),
+            OperatorProcess(
+                installation.operator_kubeconfig, configuration, tmp_path_factory.mktemp("caching")
+            ) as running,
+        ):
             running.wait_until_working()
             yield running
     finally:

@@ -42,7 +42,6 @@ class Reason(StrEnum):
     CORRUPT_CHECKPOINT = "CorruptCheckpoint"
     UNSUPPORTED_QUANTIZATION = "UnsupportedQuantization"  # bitsandbytes, act-order GPTQ with groups, ...
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
-    DISCOVERING = "Discovering"  # published checkpoints are being looked for
     INSPECTING = "Inspecting"  # a Job reads what the operator may not
     INSPECTION_FAILED = "InspectionFailed"
     CLAIM_NOT_FOUND = "ClaimNotFound"  # the PersistentVolumeClaim that the model names
@@ -53,6 +52,7 @@ class Reason(StrEnum):
 
     # Planned
     PLANNED = "Planned"
+    DISCOVERING = "Discovering"  # published checkpoints are being looked for
     NO_NODES = "NoNodes"
     NO_GPU_NODES = "NoGpuNodes"
     NO_GPU_LABELS = "NoGpuLabels"

@@ -23,6 +23,12 @@ from kubequant.hub.trust import Rejection, owner_of, resembled, tier_of
 from kubequant.planning.values import Rejected
 
 SERVE_ANYWAY = "Name it under spec.quantization.checkpoint to serve it all the same."
+GATED = (
+    "It is gated: the hub gives its files only to accounts that accepted its terms, and pods have no token but the model's own. "
+    "Accept them on its page, name it under spec.quantization.checkpoint, and the account's token in spec.model.tokenSecretRef."
+)
+
+QUANTIZED = "quantized"  # the word of a card's base_model_relation
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -47,11 +53,15 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A repository as the hub lists it; `related` where it says itself that it quantises the base."""
+    """A repository as the hub lists it; `related` where it, or the hub of it, says that it quantises the base.
+
+    `relation` is what its card says itself that it is of its base: "quantized", "finetune", ...; empty where it says nothing.
+    """
 
     repository: str
     commit: str
     related: bool
+    relation: str
     licence: Licence
     files: tuple[str, ...] | None  # None: the list names none
     engines: tuple[str, ...]  # by its tags: those that are not ours
@@ -73,7 +83,6 @@ class Terms:
     base: str
     licence: Licence
     publishers: Sequence[str]
-    authenticated: bool = False
 
 
 def is_repository(name: object) -> bool:
@@ -84,30 +93,31 @@ def is_repository(name: object) -> bool:
 def candidates_of(base: str, listed: Iterable[ModelInfo]) -> list[Candidate]:
     """The candidates among listed repositories, each once.
 
-    One that says that it quantises the base is a candidate, and so is a quantised one that names it without saying how
-    they are related. One that names no base is a candidate if its name is the base's with words of quantisation behind,
-    because the relation is often missing. One that names another base is none: the base and instruct models of a family
-    have the same shapes.
+    One that says that it quantises the base is a candidate, and so is a quantised one that names it however they are
+    related: `rejected` says so of a fine-tune. One whose name is the base's with words of quantisation behind is a
+    candidate unless it names another base, because the relation is often missing: the base and instruct models of a family
+    have the same shapes. What is private is none, and nobody is told of it: who reads status need not be who may see it.
     """
     found: dict[str, Candidate] = {}
     for info in listed:
-        if not is_repository(info.id) or info.id == base or info.id in found:
+        if not is_repository(info.id) or info.id == base or info.id in found or info.private:
             continue
         bases, quantised = bases_of(info)
         related, named = (any(is_same_model(one, base) for one in said) for said in (quantised, bases))
-        if related or (named and _states_quantization(info)) or (not bases and is_named_after(info.id, base)):
+        alike = (named or not bases) and is_named_after(info.id, base)
+        if related or alike or (named and _states_quantization(info)):
             found[info.id] = _candidate(info, related)
     return list(found.values())
 
 
 def bases_of(info: ModelInfo) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The bases that a repository names, in its card first, and those among them that it quantises."""
-    card = getattr(info.card_data, "__dict__", {})
+    card = _card(info)
     named = card.get("base_model")
     said = [name for name in (named if isinstance(named, list) else [named]) if isinstance(name, str)]
     tags = [tag.removeprefix("base_model:") for tag in tags_of(info) if tag.startswith("base_model:")]
     quantised = [tag.removeprefix("quantized:") for tag in tags if tag.startswith("quantized:")]
-    if card.get("base_model_relation") == "quantized":
+    if _relation(info) == QUANTIZED:
         quantised += said
     bases = dict.fromkeys((*said, *quantised, *(tag.rpartition(":")[2] for tag in tags)))
     return tuple(filter(is_repository, bases)), tuple(filter(is_repository, dict.fromkeys(quantised)))
@@ -157,6 +167,16 @@ def by_trust(candidates: Iterable[Candidate], terms: Terms) -> list[Candidate]:
     return sorted(candidates, key=key)
 
 
+def _card(info: ModelInfo) -> Mapping[str, Any]:
+    return getattr(info.card_data, "__dict__", {})
+
+
+def _relation(info: ModelInfo) -> str:
+    """As the card has it: the hub's tags say as well what the hub guesses where a card has none."""
+    said = _card(info).get("base_model_relation")
+    return said.strip().lower() if isinstance(said, str) else ""
+
+
 def _states_quantization(info: ModelInfo) -> bool:
     return isinstance(info.config, dict) and bool(info.config.get("quantization_config"))
 
@@ -179,6 +199,7 @@ def _candidate(info: ModelInfo, related: bool) -> Candidate:
         repository=info.id,
         commit=info.sha if isinstance(info.sha, str) and _COMMIT.fullmatch(info.sha) else "",
         related=related,
+        relation=_relation(info),
         licence=licence_of(info),
         files=files,
         engines=tuple(sorted({name for tag, name in _OTHER_ENGINES.items() if tag in tags})),
@@ -247,6 +268,20 @@ def _code(candidate: Candidate, terms: Terms) -> _Verdict:
     )
 
 
+def _relationship(candidate: Candidate, terms: Terms) -> _Verdict:
+    """A quantised fine-tune has the base's shapes, tokenizer and template: nothing but its words and its name tells."""
+    if candidate.relation not in ("", QUANTIZED):
+        said = f"its card says that it is {quoted(candidate.relation)} of {terms.base}"
+    elif (candidate.relation and candidate.related) or is_named_after(candidate.repository, terms.base):
+        return None
+    else:
+        said = (
+            f"its card names {terms.base} without the word that it quantises it (base_model_relation: {QUANTIZED}), and its "
+            "name has more than the base's and words of quantisation"
+        )
+    return Rejection.OTHER_MODEL, f"It may be another model, quantised: {said}. {SERVE_ANYWAY}"
+
+
 def _licence(candidate: Candidate, terms: Terms) -> _Verdict:
     if not candidate.licence.is_wider_than(terms.licence):
         return None
@@ -270,14 +305,16 @@ def _publisher(candidate: Candidate, terms: Terms) -> _Verdict:
 
 
 def _gate(candidate: Candidate, terms: Terms) -> _Verdict:
-    """With a token only the files can tell."""
-    if not candidate.gated or terms.authenticated:
-        return None
-    return (
-        Rejection.ACCESS_GATED,
-        "It is gated: the hub gives its files only to accounts that accepted its terms. Accept them on its page, and give "
-        "the operator a token of that account.",
-    )
+    """Whatever the operator's token opens: pods do not have it."""
+    return (Rejection.ACCESS_GATED, GATED) if candidate.gated else None
 
 
-_CHECKS: tuple[Callable[[Candidate, Terms], _Verdict], ...] = (_disabled, _format, _code, _licence, _publisher, _gate)
+_CHECKS: tuple[Callable[[Candidate, Terms], _Verdict], ...] = (
+    _disabled,
+    _format,
+    _code,
+    _relationship,
+    _licence,
+    _publisher,
+    _gate,
+)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from kubequant.errors import Refused
+from kubequant.errors import Refused, Waiting
 from kubequant.hub import likeness, tokenizers
 from kubequant.hub.description import MAX_DOCUMENT_BYTES
 from kubequant.hub.documents import parse_object
@@ -31,8 +31,16 @@ class NotComparableError(Exception):
     """The base model lacks a file that a comparison needs, or it cannot be read. The text says so, in a sentence."""
 
 
+class BaseWaitsError(Exception):
+    """The base model's own file fails for now: no candidate can be compared."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        super().__init__(waiting.message)
+        self.waiting = waiting
+
+
 class Files:
-    """The files of a listing. Of a base that cannot be read they raise NotComparableError."""
+    """The files of a listing. Of a base that cannot be read they raise NotComparableError, of one that fails BaseWaitsError."""
 
     def __init__(self, requests: Requests, listing: Listing, *, of_base: bool = False) -> None:
         self.listing = listing
@@ -49,6 +57,10 @@ class Files:
         except Refused as refused:
             if self._of_base:
                 raise NotComparableError(f"the operator cannot read its {name}. {refused.message}") from refused
+            raise
+        except Waiting as waiting:
+            if self._of_base:
+                raise BaseWaitsError(waiting) from waiting
             raise
 
     async def document(self, name: str) -> Mapping[str, Any]:

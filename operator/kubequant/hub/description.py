@@ -40,6 +40,7 @@ from kubequant.hub.repository import (
     listing_of,
     unindexed_weights,
 )
+from kubequant.hub.scans import unsafe_note
 from kubequant.hub.shards import CorruptShardError, read_header
 from kubequant.hub.tensors import ClassSums, ShardIndex
 from kubequant.hub.transport import FileTooLargeError, Piece, Transport
@@ -118,7 +119,12 @@ async def describe_at(
         shape = shape_of(config, tensors=tensors)  # what the headers hold bounds it closer than the config alone
     with _naming_the_base(listing):
         stored = stored_quantization(config, tensors)
-    notes = (name_disagreement(listing.repository, stored), kv_scales_note(stored, tensors), answer_note)
+    notes = (
+        unsafe_note(listing.scan),
+        name_disagreement(listing.repository, stored),
+        kv_scales_note(stored, tensors),
+        answer_note,
+    )
     return ModelFacts(
         repository=listing.repository,
         commit=listing.commit,

@@ -8,8 +8,8 @@ nothing), and who has the base's name in its own. Where so many do that a list i
 trusted publisher are asked for by name. Candidates are read until MAX_TAKEN of them are taken, and MAX_READ at most: the
 number of requests is bounded, however many strangers there are.
 
-Throttled ends a search, for it is the operator's own budget that is used up. A candidate whose own files fail is
-rejected as CouldNotBeRead and the others go on; where all fail it is the hub that does, and the failure is raised.
+Throttled ends a search, for it is the operator's own budget that is used up, and so does a failure of the lists or of the
+base's own files. A candidate whose files fail is rejected as CouldNotBeRead, and what is found is partial, even nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -65,33 +64,25 @@ _OF_THE_MOMENT = (
 )
 
 
-@dataclass(frozen=True)
-class Search:
-    """What one search found. `passing`: a candidate could not be read for now, so that another search is worth it soon."""
-
-    found: Found
-    passing: bool = False
-
-
-async def search(requests: Requests, base: ModelFacts, publishers: Sequence[str], known: Verdicts) -> Search:
+async def search(requests: Requests, base: ModelFacts, publishers: Sequence[str], known: Verdicts) -> Found:
     """The trusted checkpoints of an unquantised base at its commit. `known` verdicts are not asked for again.
 
     Raises Throttled and Unavailable.
     """
     if base.stored or not is_repository(base.repository):
         note = f"{base.repository} is no unquantised model of a hub: no checkpoints of it are looked for."
-        return Search(Found(notes=(note,)))
+        return Found(notes=(note,))
     try:
         info = await requests.info(base.repository, base.commit)
     except Refused as refused:  # only the user's own token opens it
         note = f"The operator cannot see {base.repository}, so nothing can be compared with it: {refused.message}"
-        return Search(Found(notes=(note,)))
-    terms = Terms(base.repository, licence_of(info), tuple(publishers), requests.transport.authenticated)
+        return Found(notes=(note,))
+    terms = Terms(base.repository, licence_of(info), tuple(publishers))
     try:
         listed, notes = await _listed(requests, terms)
     except NoListsError as error:
         note = f"The hub lists no models ({error}), so checkpoints cannot be searched for. Name one under spec.quantization.checkpoint."
-        return Search(Found(notes=(note,)))
+        return Found(notes=(note,))
     files = Files(requests, listing_of(info, requests.page(base.repository)), of_base=True)
     candidates = by_trust(candidates_of(base.repository, listed), terms)
     return await _sifted(requests, Base(base, files, terms), candidates, known, notes)
@@ -131,21 +122,18 @@ async def _listed(requests: Requests, terms: Terms) -> tuple[list[ModelInfo], tu
 
 async def _sifted(
     requests: Requests, base: Base, candidates: Sequence[Candidate], known: Verdicts, notes: tuple[str, ...]
-) -> Search:
+) -> Found:
     """The verdict on each of the candidates, which come the most trusted first."""
     seen = candidates[:MAX_CANDIDATES]
     at_sight = {one: rejected(one, base.terms) for one in seen}
     verdicts = await _examined(requests, base, [one for one in seen if not at_sight[one]], known)
     read = verdicts.values()
-    failed = [one for one in read if isinstance(one, Waiting)]
-    if failed and len(failed) == len(read):
-        raise failed[0]  # the hub, not all of them at once
-    found = Found(
+    return Found(
         checkpoints=tuple(one for one in read if isinstance(one, ModelFacts)),
         rejected=tuple(_refusals((one, at_sight[one] or verdicts.get(one)) for one in seen)),
         notes=(*notes, *_left_out(len(candidates) - len(seen))),
+        partial=any(isinstance(one, Waiting) for one in read),
     )
-    return Search(found, passing=bool(failed))
 
 
 async def _examined(

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from kubequant.api.conditions import Reason
 from kubequant.errors import Refused, Throttled, Unavailable, Waiting
-from kubequant.hub.candidates import SERVE_ANYWAY, Candidate, Terms
+from kubequant.hub.candidates import GATED, SERVE_ANYWAY, Candidate, Terms
 from kubequant.hub.comparing import (
+    BaseWaitsError,
     Files,
     NotComparableError,
     chat_template_difference,
@@ -23,6 +24,7 @@ from kubequant.hub.comparing import (
     tokenizer_differences,
 )
 from kubequant.hub.documents import quoted
+from kubequant.hub.failures import without_promise
 from kubequant.hub.likeness import needs_code, sentence, shape_differences
 from kubequant.hub.repository import CONFIG
 from kubequant.hub.requests import Requests
@@ -32,6 +34,10 @@ from kubequant.planning.values import ModelFacts, Rejected
 
 MAX_MESSAGE_CHARACTERS = 600
 CANDIDATE_SECONDS = 60.0
+_PRIVATE = (
+    "It is private: the pods of a model have no token but the model's own. Name it under spec.quantization.checkpoint, and a "
+    "token that opens it in spec.model.tokenSecretRef."
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class _RejectedError(Exception):
 
 
 async def examined(requests: Requests, candidate: Candidate, base: Base) -> ModelFacts | Rejected | Waiting:
-    """Raises Throttled: that is nothing of this candidate's."""
+    """Raises Throttled, and Unavailable for the base's own files: that is nothing of this candidate's."""
     try:
         async with asyncio.timeout(CANDIDATE_SECONDS):
             return await _examined(requests, candidate, base)
@@ -73,6 +79,8 @@ async def examined(requests: Requests, candidate: Candidate, base: Base) -> Mode
         return _rejected(
             candidate, Rejection.CONFIG_INVALID, f"Its JSON files are nested too deeply to compare. {SERVE_ANYWAY}"
         )
+    except BaseWaitsError as error:
+        raise error.waiting from error
     except Throttled:
         raise
     except Waiting as waiting:  # its files fail, or change while they are read
@@ -83,12 +91,16 @@ def could_not_be_read(candidate: Candidate, waiting: Waiting) -> Rejected:
     return _rejected(
         candidate,
         Rejection.COULD_NOT_BE_READ,
-        f"It could not be read for now; it is asked for again soon. {waiting.message}",
+        f"It could not be read when this search was made; another search asks for it again. {without_promise(waiting)}",
     )
 
 
 async def _examined(requests: Requests, candidate: Candidate, base: Base) -> ModelFacts:
     listing = await requests.listing(candidate.repository, candidate.commit or "main")
+    if listing.private or listing.gated:  # whatever the list said: the operator's token opens it, and pods do not have it
+        raise _RejectedError(
+            *(Rejection.ACCESS_GATED, GATED) if listing.gated else (Rejection.REPOSITORY_NOT_FOUND, _PRIVATE)
+        )
     notes = list(_scan_notes(listing.scan))
     await _compare_files(base, Files(requests, listing))
     facts = await requests.describe(candidate.repository, listing.commit)

@@ -32,6 +32,7 @@ from kubequant.hub.session import RedirectError, cause_of
 from kubequant.hub.transport import ChangedError, NotAHubError, RangeIgnoredError
 
 CHANGED_RETRY_SECONDS = 15.0
+_PROMISE = re.compile(r" (Tried|Asked|It is read) again[^.]*\.")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _TRANSPORT_ERRORS = (
     ThrottledError,
@@ -119,6 +120,11 @@ def without_context(refused: Refused) -> Refused:
 def is_change(waiting: Waiting) -> bool:
     """What was read so far is of no use."""
     return waiting.reason == Reason.REPOSITORY_CHANGED
+
+
+def without_promise(waiting: Waiting) -> str:
+    """Its message, to be kept: nobody may be asking again by the time it is read."""
+    return _PROMISE.sub("", waiting.message)
 
 
 def at_another_time(waiting: Waiting, retry_after_seconds: float) -> Waiting:

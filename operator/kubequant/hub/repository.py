@@ -43,6 +43,7 @@ class Listing:
     files: Mapping[str, int | None]
     base_models: tuple[str, ...] = ()
     gated: bool = False
+    private: bool = False
     digests: Mapping[str, str] = field(default_factory=dict)
     scan: Scan = field(default_factory=Scan)
     names_chat_template: bool = False  # the hub repeats the tokenizer's, which saves a request
@@ -73,6 +74,7 @@ def listing_of(info: ModelInfo, page: str) -> Listing:
         files={sibling.rfilename: sibling.size for sibling in info.siblings or ()},
         base_models=tuple(_base_models(info)),
         gated=bool(info.gated),
+        private=bool(info.private),
         digests={one.rfilename: digest_of(one.lfs and one.lfs.sha256, one.blob_id) for one in info.siblings or ()},
         scan=scan_of(info),
         names_chat_template=_names_chat_template(info.config),

@@ -31,6 +31,7 @@ LISTED = [
     "downloads",
     "gated",
     "library_name",
+    "private",
     "sha",
     "siblings",
     "tags",

@@ -52,12 +52,13 @@ class RedirectError(Exception):
 class Connecting:
     """How a hub is reached.
 
-    `proxy` is a URL, with name and password if need be; None: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment
-    say. `ca_file` holds PEM certificates to trust beside the system's. `redirect_hosts` are the only hosts beside the
+    `proxy` is a URL; None: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment say. `proxy_credentials_file` holds
+    its `user:password`. `ca_file` holds PEM certificates to trust beside the system's. `redirect_hosts` are the only hosts beside the
     endpoint's that redirects may lead to, `*.` before a name for those below it; empty: any.
     """
 
     proxy: str | None = None
+    proxy_credentials_file: Path | None = None
     ca_file: Path | None = None
     redirect_hosts: tuple[str, ...] = ()
     timeout_seconds: float = TIMEOUT_SECONDS
@@ -79,7 +80,7 @@ class Session:
     """One hub. For all threads. `endpoint` without a slash at its end."""
 
     def __init__(self, endpoint: str, connecting: Connecting, clocks: Clocks) -> None:
-        """Raises OSError for a `ca_file` or a proxy that cannot be used."""
+        """Raises OSError for a `ca_file`, a proxy or its credentials that cannot be used."""
         self.endpoint = endpoint
         self._url = httpx2.URL(endpoint)
         self._connecting = connecting
@@ -235,7 +236,7 @@ def _client(connecting: Connecting) -> httpx2.Client:
         return httpx2.Client(
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one identity's must not speak for another
             verify=trusted,
-            proxy=connecting.proxy,
+            proxy=_proxy(connecting),
             timeout=connecting.timeout_seconds,
             limits=httpx2.Limits(
                 max_connections=_POOLED,
@@ -246,6 +247,26 @@ def _client(connecting: Connecting) -> httpx2.Client:
     except (ImportError, ValueError, httpx2.InvalidURL):  # its text would repeat the password
         where = "hub.proxy" if connecting.proxy else "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY of the environment"
         raise OSError(f"{where} is no URL of a proxy that speaks HTTP, such as http://proxy.example.com:3128") from None
+
+
+def _proxy(connecting: Connecting) -> httpx2.Proxy | None:
+    if connecting.proxy is None:
+        return None
+    file = connecting.proxy_credentials_file
+    return httpx2.Proxy(connecting.proxy, auth=_credentials(file) if file else None)
+
+
+def _credentials(file: Path) -> tuple[str, str]:
+    """Of a file's one line. Its content stands in no message."""
+    try:
+        user, colon, password = file.read_bytes().decode().rstrip("\r\n").partition(":")
+    except OSError as error:
+        raise OSError(f"hub.proxyCredentialsFile cannot be read: {error}") from error
+    except UnicodeDecodeError:
+        raise OSError(f"hub.proxyCredentialsFile {file} is no text in UTF-8") from None
+    if not (user and colon) or "\n" in user + password:
+        raise OSError(f"hub.proxyCredentialsFile {file} must hold one line: user:password")
+    return user, password
 
 
 def _trusted(ca_file: Path | None) -> ssl.SSLContext:

@@ -19,6 +19,7 @@ class Rejection(StrEnum):
     DISABLED = "Disabled"  # the hub serves it no more
     OTHER_FORMAT = "OtherFormat"  # only MLX, ONNX, EXL2, OpenVINO, ... : made for another engine
     NEEDS_CODE = "NeedsCode"  # *.py files or an auto_map: code of the repository would have to run
+    OTHER_MODEL = "OtherModel"  # it says that it is a fine-tune or a merge of the base, or neither words nor name say what
     LICENCE_WIDER = "LicenceWider"  # it permits what the base model's licence does not
     NOT_TRUSTED = "NotTrusted"  # its publisher is not on the list
     TOO_MANY = "TooMany"  # trusted, but others came before it, and so many are read at most
@@ -32,7 +33,7 @@ class Rejection(StrEnum):
     TOKENIZER_DIFFERS = "TokenizerDiffers"
     CHAT_TEMPLATE_DIFFERS = "ChatTemplateDiffers"
     NOT_COMPARABLE = "NotComparable"  # the base model's own files cannot be read here (gated), or it has no tokenizer
-    COULD_NOT_BE_READ = "CouldNotBeRead"  # the hub failed for this one candidate; asked again soon
+    COULD_NOT_BE_READ = "CouldNotBeRead"  # the hub failed for this one candidate
 
     # The words of Reason that a candidate may carry as well; GGUF, pickles and gates are seen in the list already
     GGUF_ONLY = "GgufOnly"

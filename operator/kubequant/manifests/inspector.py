@@ -7,7 +7,7 @@ for TTL_SECONDS, and while it is there its answer counts: gone, it is asked anew
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from kubequant.api.spec import Pod
 from kubequant.manifests.children import AUTHORITIES_FILE, build_files
@@ -38,7 +38,8 @@ RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "
 class InspectorSettings:
     """The operator's configuration of the Job. `image` is the operator's own; the rest is how its client reaches the Hub.
 
-    `authorities` are PEM certificates that are trusted beside the public ones, "" for none.
+    `files` are those of the model's ConfigMap where there are certificates among them to trust beside the public ones, else
+    none: Job and pods share one copy.
     """
 
     image: str
@@ -46,7 +47,7 @@ class InspectorSettings:
     hub_endpoint: str
     environment: tuple[tuple[str, str], ...] = ()
     redirect_hosts: tuple[str, ...] = ()
-    authorities: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def inspector_name(owner: Owner, subject: Subject, replan: str) -> str:
 
 
 def build_authorities(owner: Owner, settings: InspectorSettings) -> Manifest | None:
-    """The ConfigMap of certificates that the Job mounts, None where there are none."""
-    return build_files(owner, _files(settings)) if settings.authorities else None
+    """The model's ConfigMap, for the certificates that the Job mounts; None where there are none."""
+    return build_files(owner, settings.files) if settings.files else None
 
 
 def build_inspector(owner: Owner, name: str, subject: Subject, settings: InspectorSettings, pod: Pod) -> Manifest:
@@ -160,7 +161,7 @@ def _arguments(subject: Subject, settings: InspectorSettings) -> list[str]:
         f"--revision={subject.revision}",
         f"--endpoint={settings.hub_endpoint}",
         *(f"--redirect-host={host}" for host in settings.redirect_hosts),
-        *([f"--ca-file={FILES_FOLDER}/{AUTHORITIES_FILE}"] if settings.authorities else []),
+        *([f"--ca-file={FILES_FOLDER}/{AUTHORITIES_FILE}"] if settings.files else []),
     ]
 
 
@@ -175,16 +176,14 @@ def _volumes(owner: Owner, subject: Subject, settings: InspectorSettings) -> lis
     """Read-only for the claim itself too, so that the kubelet changes no owner or mode of the user's files."""
     if isinstance(subject, FolderSubject):
         return [{"name": "model", "persistentVolumeClaim": {"claimName": subject.claim, "readOnly": True}}]
-    if settings.authorities:
-        return [{"name": "files", "configMap": {"name": files_name(owner, _files(settings)), "defaultMode": 0o444}}]
+    if settings.files:
+        items = [{"key": AUTHORITIES_FILE, "path": AUTHORITIES_FILE}]
+        source = {"name": files_name(owner, settings.files), "items": items, "defaultMode": 0o444}
+        return [{"name": "files", "configMap": source}]
     return []
 
 
 def _mounts(subject: Subject, settings: InspectorSettings) -> list[Manifest]:
     if isinstance(subject, FolderSubject):
         return [{"name": "model", "mountPath": VOLUME_FOLDER, "readOnly": True}]
-    return [{"name": "files", "mountPath": FILES_FOLDER, "readOnly": True}] if settings.authorities else []
-
-
-def _files(settings: InspectorSettings) -> dict[str, str]:
-    return {AUTHORITIES_FILE: settings.authorities}
+    return [{"name": "files", "mountPath": FILES_FOLDER, "readOnly": True}] if settings.files else []

@@ -74,6 +74,12 @@ def _sixteen_bit_tokens(best: Candidate) -> int | None:
 
 def _notes(best: Candidate, others: Sequence[Candidate], fleet: Fleet) -> Iterator[str]:
     facts = best.facts
+    yield from facts.notes
+    if facts.base and not best.trust and facts.repository != best.intent.repository != facts.base:
+        yield (
+            f"{facts.repository} was named as a checkpoint of {best.intent.repository}, and says itself that it was made from "
+            f"{facts.base}: is it the model that is meant?"
+        )
     if facts.predicted:
         yield (
             f"no {best.scheme} checkpoint of {facts.repository} was named: {gib(facts.weight_bytes)} of weights are predicted "

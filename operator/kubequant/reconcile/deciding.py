@@ -26,9 +26,10 @@ from kubequant.planning.plan import plan
 from kubequant.planning.values import Found, ModelFacts, Plan
 from kubequant.reconcile import decision as decisions
 from kubequant.reconcile.decision import Decision
+from kubequant.reconcile.discovering import Discovering, Replans
 from kubequant.reconcile.discovery_status import discovery_status
 from kubequant.reconcile.evidence import measured_start_ups
-from kubequant.reconcile.inputs import VolumeSource, discovery_is_wanted, inputs_hash, intent_of, pod_hash, source_of
+from kubequant.reconcile.inputs import VolumeSource, inputs_hash, intent_of, pod_hash, source_of
 from kubequant.reconcile.inspecting import Inspecting
 from kubequant.reconcile.plan_status import refused_status
 from kubequant.reconcile.records import Key, RevisionRecord, revision_record
@@ -92,7 +93,8 @@ class Deciding:
         self._profile = profile
         self._files = files
         self._clock = clock
-        self._discovery = discovery
+        self._discovering = Discovering(hub, clock, enabled=discovery)
+        self._replans = Replans()
         self._look_again_at: dict[Key, float] = {}  # on `clock`, of models whose checkpoint nobody has published yet
         self._decisions: OrderedDict[str, bytes] = OrderedDict()  # by uid of their ControllerRevision
 
@@ -132,6 +134,12 @@ class Deciding:
             )
         return self._cached(revision.uid, Decision.from_data(body["data"]))
 
+    def forget(self, key: Key) -> None:
+        """A model is gone."""
+        self._look_again_at.pop(key, None)
+        self._replans.forget(key)
+        self._discovering.forget(key)
+
     async def prune(self, snapshot: Snapshot, needed: set[str]) -> None:
         """Deletes the oldest revisions beyond those kept."""
         for revision in decisions.superfluous(snapshot.revisions, needed):
@@ -151,10 +159,11 @@ class Deciding:
     async def _plan(
         self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, hashes: tuple[str, str]
     ) -> Wanted:
-        # Who asks for another plan often has just uploaded something: what the Hub said a minute ago will not do.
-        asked_anew = bool(snapshot.model.replan)
-        facts = await self._facts(snapshot, owner, spec, fresh=asked_anew)
-        found = await self._found(spec, facts, fresh=asked_anew)
+        facts = await self._facts(snapshot, owner, spec)
+        try:
+            found = await self._discovering.found(snapshot.model, spec, facts)
+        except Waiting as waiting:
+            return await self._rolled_out(snapshot, Wanted(problem=waiting, resolved=True, undecided=True))
         outcome = await self._outcome(snapshot, spec, facts, found)
         discovery = discovery_status(facts.repository, found, outcome) if found else None
         if isinstance(outcome, values.Refused):
@@ -166,27 +175,19 @@ class Deciding:
             return await self._rolled_out(snapshot, refused)
         return await self._decided(snapshot, owner, spec, hashes, facts, found, outcome)
 
-    async def _facts(self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, *, fresh: bool) -> ModelFacts:
+    async def _facts(self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec) -> ModelFacts:
         """Read by the operator itself; by a Job in the model's namespace where only a volume or the model's token has them."""
         source = source_of(spec)
         if isinstance(source, VolumeSource):
             return await self._inspecting.facts(snapshot, owner, spec, source)
+        # Who asks for another plan often has just uploaded something: what the Hub said a minute ago will not do.
+        fresh = self._replans.is_new(snapshot.model)
         try:
             return await self._hub.describe(source.repository, source.revision, fresh=fresh)
         except Refused as refused:
             if spec.model.token_secret_ref is None or refused.reason not in OPENED_BY_A_TOKEN:
-                raise
+                raise _about_the_field(spec, refused) from refused
             return await self._inspecting.facts(snapshot, owner, spec, source)
-
-    async def _found(self, spec: QuantizedModelSpec, facts: ModelFacts, *, fresh: bool) -> Found | None:
-        """Published checkpoints of a model in 16 bit. None where nobody looked."""
-        if not self._discovery or facts.stored or not discovery_is_wanted(spec):
-            return None
-        try:
-            return await self._hub.find(facts, fresh=fresh)
-        except Refused as refused:
-            # What only the model's own token opens, the operator cannot compare with anything. The model can be served.
-            return Found(notes=(f"published checkpoints could not be looked for: {refused.message}",))
 
     async def _outcome(
         self, snapshot: Snapshot, spec: QuantizedModelSpec, facts: ModelFacts, found: Found | None
@@ -218,7 +219,7 @@ class Deciding:
         """A decision that waits for a checkpoint is the only one that is made again by itself: once an hour it is looked
         whether somebody has published one."""
         key, decision = snapshot.model.key, wanted.decision
-        if decision is None or not decision.is_predicted or not self._discovery or not discovery_is_wanted(spec):
+        if decision is None or not decision.is_predicted or not self._discovering.is_wanted(spec):
             self._look_again_at.pop(key, None)
             return None
         now = self._clock()
@@ -228,7 +229,7 @@ class Deciding:
         self._look_again_at[key] = now + LOOK_AGAIN_SECONDS
         try:
             facts = unpacked_facts(decision.facts)
-            found = await self._hub.find(facts)
+            found = await self._discovering.found_later(facts)
             outcome = await self._outcome(snapshot, spec, facts, found)
         except KubeQuantError as error:
             log.info("whether a checkpoint was published meanwhile is not known: %s", error.message)
@@ -272,6 +273,14 @@ class Deciding:
         while len(self._decisions) > DECISIONS_CACHED:
             self._decisions.popitem(last=False)
         return decision
+
+
+def _about_the_field(spec: QuantizedModelSpec, refused: Refused) -> Refused:
+    """The Hub's room knows of repositories, not of the field that named one: corrected as told, the wrong one would make
+    another model of it."""
+    if not (spec.quantization and spec.quantization.checkpoint):
+        return refused
+    return Refused(refused.reason, refused.message.replace("spec.model.", "spec.quantization.checkpoint."))
 
 
 def _packed(decision: Decision) -> bytes:

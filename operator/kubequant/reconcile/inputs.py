@@ -63,8 +63,13 @@ def base_of(spec: QuantizedModelSpec) -> Source:
 
 
 def discovery_is_wanted(spec: QuantizedModelSpec) -> bool:
-    """Whether published checkpoints may be looked for: of a repository of which no checkpoint is named."""
+    """Whether published checkpoints may be looked for: of a repository of which no checkpoint is named.
+
+    A revision of its own is a choice: what others published was made of some revision, and none of them says of which.
+    """
     quantization = spec.quantization
+    if (spec.model.revision or DEFAULT_REVISION) != DEFAULT_REVISION:
+        return False
     if quantization and (quantization.checkpoint or quantization.discovery is Discovery.DISABLED):
         return False
     unquantized = quantization is not None and quantization.scheme is Scheme.UNQUANTIZED

@@ -152,7 +152,7 @@ class Reconciler:
             failure=rolled.failure if rolled else None,
             progress=self._progress(snapshot.model.key, rolled),
             measured_tokens=await self._measured(snapshot, rolled),
-            newer_commit=self._upstream.newer(snapshot.model.key, _pinned(wanted.decision)),
+            newer_commit=self._newer_commit(snapshot.model, _pinned(wanted.decision)),
             total_replicas=sum(not pod.deleting and pod.phase not in ("Succeeded", "Failed") for pod in snapshot.pods),
         )
 
@@ -178,7 +178,13 @@ class Reconciler:
             self._measuring.ask(snapshot.model.key, rolled.target.name, ready[0].address)
         return None
 
+    def _newer_commit(self, model: ModelRecord, pinned: Pinned | None) -> str | None:
+        told = model.newer_commit
+        known = told[1] if told and pinned and told[0] == pinned.commit else None
+        return self._upstream.newer(model.key, pinned, known)
+
     def _forget(self, key: Key) -> None:
+        self._deciding.forget(key)
         self._children.forget(key)
         self._status.forget(key)
         self._measuring.forget(key)

@@ -52,6 +52,7 @@ class ModelRecord:
     status_digest: str
     transitions: Mapping[str, Transition]
     deleting: bool
+    newer_commit: tuple[str, str] | None = None  # as status has it: the pinned commit, and what the branch named at the last look
 
     @property
     def key(self) -> Key:
@@ -157,7 +158,13 @@ def model_record(body: Body) -> ModelRecord:
             for condition in status.get("conditions") or []
         },
         deleting="deletionTimestamp" in metadata,
+        newer_commit=_newer_commit(status),
     )
+
+
+def _newer_commit(status: Body) -> tuple[str, str] | None:
+    pinned, newer = status.get("modelCommit"), status.get("newerCommit")
+    return (pinned, newer) if isinstance(pinned, str) and isinstance(newer, str) else None
 
 
 def status_digest(status: Body) -> str:

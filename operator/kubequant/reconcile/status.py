@@ -17,6 +17,7 @@ from kubequant.manifests.names import Owner, selector_text
 from kubequant.reconcile.decision import Decision
 from kubequant.reconcile.diagnosis import Finding
 from kubequant.reconcile.downloads import Progress
+from kubequant.reconcile.inputs import DEFAULT_REVISION
 from kubequant.reconcile.records import Transition
 from kubequant.reconcile.rollout import Rollout, refusal_of
 
@@ -164,6 +165,8 @@ def _planned(known: Known) -> Verdict:
         return Verdict(TRUE, Reason.PLANNED, _plan_sentence(known.decision.plan))
     if known.undecided and known.resolved and isinstance(known.problem, Refused):
         return Verdict(FALSE, known.problem.reason, known.problem.message)
+    if known.undecided and known.resolved and known.problem:
+        return Verdict(UNKNOWN, known.problem.reason, known.problem.message)
     return Verdict(UNKNOWN, Reason.PENDING, "the model's facts are not known yet")
 
 
@@ -180,15 +183,16 @@ def no_checkpoint(decision: Decision) -> str:
     """What keeps a plan from being served whose checkpoint does not exist."""
     scheme, repository = decision.plan.get("scheme"), decision.repository
     return (
-        f"the plan needs a {scheme} checkpoint of {repository}, and {_none_found(decision.discovery)}: name one in "
+        f"the plan needs a {scheme} checkpoint of {repository}, and {_none_found(decision)}: name one in "
         "quantization.checkpoint, or ask for quantization.scheme: Unquantized on larger GPUs. This release makes none."
     )
 
 
-def _none_found(discovery: Mapping[str, Any] | None) -> str:
-    if discovery is None:
-        return "none is named"
-    considered = discovery.get("considered", 0)
+def _none_found(decision: Decision) -> str:
+    if decision.discovery is None:
+        pinned = decision.recipe.claim is None and decision.revision != DEFAULT_REVISION
+        return "none is named" + (" (they are looked for only where model.revision is main)" if pinned else "")
+    considered = decision.discovery.get("considered", 0)
     if not considered:
         return "discovery found none (looked for again every hour)"
     return f"none of the {considered} that discovery looked at will do (status.discovery says why; looked for again every hour)"

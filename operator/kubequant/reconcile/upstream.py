@@ -51,15 +51,18 @@ class Upstream:
         self._watched: dict[Pinned, _Watched] = {}
         self._of_model: dict[Key, Pinned] = {}
 
-    def newer(self, key: Key, pinned: Pinned | None) -> str | None:
-        """The commit that the branch names by the last look, None where that is the pinned one. Watches it from now on."""
+    def newer(self, key: Key, pinned: Pinned | None, known: str | None = None) -> str | None:
+        """The commit that the branch names by the last look, None where that is the pinned one. Watches it from now on.
+
+        `known` is what a look before this process's first one found: a restart must not take it back.
+        """
         if self._of_model.get(key) != pinned:
             self.forget(key)
         if pinned is None:
             return None
         watched = self._watched.get(pinned)
         if watched is None:
-            watched = self._watched[pinned] = _Watched()
+            watched = self._watched[pinned] = _Watched(newer=known)
             watched.task = asyncio.create_task(self._look(pinned, watched))
         watched.keys.add(key)
         self._of_model[key] = pinned

@@ -29,7 +29,7 @@ from kubequant.planning.values import ComputeCapability, Toleration
 
 log = logging.getLogger(__name__)
 
-MAX_AUTHORITIES_CHARS = 512 * 1024  # a ConfigMap holds 1 MiB
+MAX_AUTHORITIES_BYTES = 64 * 1024  # each model has a copy: a thousand of them lie in etcd as 64 MiB
 
 
 class Section(BaseModel):
@@ -70,6 +70,8 @@ class HubSection(Section):
     proxy: HttpUrl | None = None
     """Through which the operator and the pods' download reach the Hub. Left out: the operator as HTTPS_PROXY, HTTP_PROXY and
     NO_PROXY of its environment say, pods directly."""
+    proxy_credentials_file: Path | None = None
+    """File with the operator's own `user:password` for the proxy, read at the start. Pods are given none."""
     ca_file: Path | None = None
     """PEM certificates that are trusted beside the system's, for the endpoint and wherever it redirects to. Read at the start."""
     redirect_hosts: Annotated[list[RedirectHost], Field(max_length=64)] = Field(default_factory=list)
@@ -78,6 +80,30 @@ class HubSection(Section):
     """Keeps model facts and answers of the Hub's API over restarts. Without it they are kept in memory."""
     cache_bytes: Annotated[int, Field(ge=1_048_576)] = 268_435_456
     """Of that folder; the least recently used goes first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _urls_hold_no_credentials(cls, values: Any) -> Any:
+        """Before they are parsed: what is wrong with a URL is said together with it."""
+        for name, instead in _INSTEAD_OF_CREDENTIALS.items():
+            if isinstance(values, dict) and "@" in str(values.get(name, "")):
+                raise ValueError(
+                    f"{name} must not hold a user name or password (there is an @ in it), because it is written into pods of "
+                    f"every namespace with a model. {instead}"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _credentials_are_for_a_proxy(self) -> Self:
+        if self.proxy_credentials_file and self.proxy is None:
+            raise ValueError("proxyCredentialsFile is for the proxy that hub.proxy names, and none is named there")
+        return self
+
+
+_INSTEAD_OF_CREDENTIALS = {
+    "endpoint": "The operator's token goes into hub.tokenFile, a model's into the Secret of its model.tokenSecretRef.",
+    "proxy": "The operator's own go into hub.proxyCredentialsFile; pods must be let through without.",
+}
 
 
 Publisher = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
@@ -197,6 +223,7 @@ class Settings(BaseSettings):
         env_prefix="KUBEQUANT_",
         env_nested_delimiter="__",
         extra="forbid",
+        hide_input_in_errors=True,
     )
 
     engine: EngineSection = Field(default_factory=EngineSection)
@@ -295,11 +322,17 @@ def pod_files(settings: Settings) -> dict[str, str]:
     authorities = settings.hub.ca_file
     if authorities is None:
         return engine_files()
-    text = authorities.read_text(encoding="utf-8", errors="replace")  # a remark between certificates may be anything
-    if len(text) > MAX_AUTHORITIES_CHARS:
+    data = authorities.read_bytes()
+    if len(data) > MAX_AUTHORITIES_BYTES:
         raise OSError(
-            f"hub.caFile {authorities} has {len(text)} characters, and pods can be given {MAX_AUTHORITIES_CHARS}: "
+            f"hub.caFile {authorities} has {len(data)} bytes, and {MAX_AUTHORITIES_BYTES} at most are copied to each model: "
             "name only the authorities that the Hub or its proxy is signed by, the public ones are trusted anyway"
+        )
+    text = data.decode(errors="ignore")  # a remark between certificates may be anything
+    if "PRIVATE KEY-----" in text:
+        raise OSError(
+            f"hub.caFile {authorities} holds a private key, and its content is copied to each model: "
+            "name a file that holds certificates alone"
         )
     return {**engine_files(), AUTHORITIES_FILE: text}
 
@@ -367,20 +400,21 @@ def inspector_settings(settings: Settings) -> InspectorSettings | None:
     """None where no image is named: then nothing is inspected. Raises as pod_files does."""
     if settings.inspector.image is None:
         return None
+    files = pod_files(settings)
     return InspectorSettings(
         image=settings.inspector.image,
         image_pull_policy=settings.inspector.image_pull_policy,
         hub_endpoint=str(settings.hub.endpoint).rstrip("/"),
         environment=hub_environment(settings),
         redirect_hosts=tuple(settings.hub.redirect_hosts),
-        authorities=pod_files(settings).get(AUTHORITIES_FILE, ""),
+        files=files if AUTHORITIES_FILE in files else {},
     )
 
 
 def hub_client(settings: Settings) -> Hub:
     """The Hub as the configuration describes it. Close it in the event loop that used it.
 
-    Raises OSError for a cache folder, certificates or a proxy that cannot be used.
+    Raises OSError for a cache folder, certificates, a proxy or its credentials that cannot be used.
     """
     return Hub(
         endpoint=str(settings.hub.endpoint).rstrip("/"),
@@ -388,6 +422,7 @@ def hub_client(settings: Settings) -> Hub:
         publishers=trusted_publishers(settings),
         connecting=Connecting(
             proxy=str(settings.hub.proxy) if settings.hub.proxy else None,
+            proxy_credentials_file=settings.hub.proxy_credentials_file,
             ca_file=settings.hub.ca_file,
             redirect_hosts=tuple(settings.hub.redirect_hosts),
         ),

@@ -13,6 +13,7 @@ from kubequant.hub.shards import FIRST_BYTES
 from kubequant.planning.values import StoredMethod
 from tests.fakehub import FakeHub, Repository
 from tests.fakehub import quantized_headers as quantized
+from tests.fakehub.family import Sibling
 from tests.fakehub.safetensors_files import (
     SHARD_LIMIT_BYTES,
     checkpoint_files,
@@ -258,3 +259,8 @@ def test_a_tag_and_a_commit_are_pinned_as_they_stand(empty: FakeHub) -> None:
     empty.add(repository)
     assert describe(empty.url, "some/model").commit == second
     assert describe(empty.url, "some/model", "v1").commit == describe(empty.url, "some/model", first).commit == first
+
+
+def test_what_the_scan_marks_is_noted_of_a_repository_that_was_named(standard: FakeHub) -> None:
+    notes = describe(standard.url, Sibling.UNSAFE).notes
+    assert any("scan marks" in note and "unsafe" in note for note in notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,15 +137,41 @@ def test_the_environment_names_a_proxy_and_who_needs_none(
     assert running.asked == []
 
 
-def test_a_proxy_with_a_password_that_no_message_repeats(hub: FakeHub) -> None:
+def test_a_proxy_with_a_password_that_no_message_repeats(hub: FakeHub, tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text("user:geheim\n")
+    wrong.write_text("user:falsch")
     with forward_proxy({"mirror.test": ("127.0.0.1", hub.port), "127.0.0.1": ("127.0.0.1", 0)}, "geheim") as running:
         url = f"http://mirror.test:{hub.port}"
-        right = Connecting(proxy=f"http://user:geheim@127.0.0.1:{running.port}")
-        assert describe(url, "some/model", connecting=right).repository == "some/model"
-        wrong = Connecting(proxy=f"http://user:falsch@127.0.0.1:{running.port}")
+        connecting = Connecting(proxy=f"http://127.0.0.1:{running.port}", proxy_credentials_file=right)
+        assert describe(url, "some/model", connecting=connecting).repository == "some/model"
         with pytest.raises(Exception, match="407") as caught:
-            describe(url, "some/model", connecting=wrong)
+            describe(url, "some/model", connecting=replace(connecting, proxy_credentials_file=wrong))
         assert "falsch" not in str(caught.value)
+
+
+def test_credentials_go_to_the_proxy_alone(hub: FakeHub, company: Authority, tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.write_text("user:ge:heim\r\n")
+    with (
+        behind_tls(hub.url, company.server_context(), HOST) as port,
+        forward_proxy({HOST: ("127.0.0.1", port)}, "ge:heim") as running,
+    ):
+        proxy = f"http://127.0.0.1:{running.port}"
+        connecting = Connecting(proxy=proxy, proxy_credentials_file=credentials, ca_file=company.ca_file)
+        assert describe(f"https://{HOST}:{port}", "some/model", connecting=connecting).repository == "some/model"
+    assert running.asked and not any(request.authorized for request in hub.requests.select())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"user", b":password", b"user:pass\nword", b"\xff:geheim"])
+def test_credentials_that_are_none_are_said_at_the_start(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "credentials"
+    if content is not None:
+        file.write_bytes(content)
+    connecting = Connecting(proxy="http://127.0.0.1:9", proxy_credentials_file=file)
+    with pytest.raises(OSError, match=r"hub\.proxyCredentialsFile .*credentials") as caught:
+        Hub(endpoint="https://hub.test", connecting=connecting)
+    assert not any(word in str(caught.value) for word in ("geheim", "pass\nword"))
 
 
 def test_the_settings_reach_the_client(proxy: tuple[str, ForwardProxy], company: Authority, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubequant.api.spec import Pod
+from kubequant.manifests.children import build_files
 from kubequant.manifests.inspector import (
     FolderSubject,
     InspectorSettings,
@@ -130,13 +131,12 @@ def test_the_longest_name_of_a_model_leaves_a_name_that_a_label_can_carry() -> N
 
 
 def test_a_private_authority_comes_as_a_file_and_redirects_stay_where_they_may() -> None:
-    settings = replace(
-        SETTINGS, authorities="-----BEGIN CERTIFICATE-----", redirect_hosts=("cdn.example", "*.s3.example")
-    )
+    content = {"launcher.py": "", "ca.pem": "-----BEGIN CERTIFICATE-----"}
+    settings = replace(SETTINGS, files=content, redirect_hosts=("cdn.example", "*.s3.example"))
     made = build_inspector(OWNER, "n", REPOSITORY, settings, Pod())["spec"]["template"]["spec"]
     (inside,) = made["containers"]
     files = build_authorities(OWNER, settings)
-    assert files is not None and files["data"] == {"ca.pem": "-----BEGIN CERTIFICATE-----"} and files["immutable"]
+    assert files == build_files(OWNER, content), "the ConfigMap that the model's pods mount, and no second copy"
     assert inside["args"][3:] == [
         "--redirect-host=cdn.example",
         "--redirect-host=*.s3.example",
@@ -144,6 +144,7 @@ def test_a_private_authority_comes_as_a_file_and_redirects_stay_where_they_may()
     ]
     (volume,) = [one for one in made["volumes"] if "configMap" in one]
     assert volume["configMap"]["name"] == files["metadata"]["name"]
+    assert volume["configMap"]["items"] == [{"key": "ca.pem", "path": "ca.pem"}]
     assert {mount["name"] for mount in inside["volumeMounts"]} == {one["name"] for one in made["volumes"]}
     assert build_authorities(OWNER, SETTINGS) is None
 

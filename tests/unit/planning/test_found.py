@@ -90,3 +90,18 @@ def test_a_scheme_that_contradicts_the_checkpoint_names_its_base() -> None:
     outcome = plan(Intent(repository="x", scheme="FP8"), replace(AWQ, base=BASE.repository), L4, VLLM_0_33)
     assert isinstance(outcome, Refused)
     assert f"name its base {BASE.repository}, or a repository that is FP8" in outcome.message
+
+
+def test_what_is_known_of_a_checkpoint_that_was_named_is_said() -> None:
+    named = replace(AWQ, base="other/model", notes=("the hub's scan marks 'a.bin' as unsafe",))
+    outcome = plan(AS_THE_OPERATOR, named, T4, VLLM_0_33)
+    assert isinstance(outcome, Plan)
+    assert outcome.notes[0] == "the hub's scan marks 'a.bin' as unsafe"
+    assert f"{named.repository} was named as a checkpoint of {BASE.repository}" in outcome.notes[1]
+    assert "made from other/model" in outcome.notes[1]
+
+
+def test_nothing_is_said_of_a_checkpoint_that_names_the_model_it_was_named_for() -> None:
+    outcome = plan(AS_THE_OPERATOR, replace(AWQ, base=BASE.repository), T4, VLLM_0_33)
+    assert isinstance(outcome, Plan)
+    assert not any("named as a checkpoint" in note for note in outcome.notes)

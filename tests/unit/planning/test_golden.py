@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubequant.planning.values import Plan
 from tests.unit.planning.golden import CASES, TABLE, Case, outcome, rendered
 
 
@@ -21,3 +22,10 @@ def test_a_70b_in_four_bits_does_not_fit_a_24_gb_card() -> None:
     assert isinstance(refusal, str)
     assert "W4A16 weights need 37.1 GiB, 22.5 GiB available" in refusal
     assert "4 NVIDIA-GeForce-RTX-4090 in one node" in refusal
+
+
+def test_no_plan_lets_a_repository_run_code() -> None:
+    plans = [found for case in CASES if isinstance(found := outcome(case), Plan)]
+    assert len(plans) > 20
+    for found in plans:
+        assert not any("trust" in argument or "hf-overrides" in argument for argument in found.arguments)

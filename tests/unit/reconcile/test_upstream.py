@@ -92,6 +92,20 @@ def test_what_is_not_known_changes_nothing() -> None:
     with_upstream(play)
 
 
+def test_a_restart_takes_back_nothing_that_was_told() -> None:
+    async def play(upstream: Upstream, hub: CountingHub, woken: list[tuple[str, str]]) -> None:
+        assert upstream.newer(A, PINNED, known=NEWER) == NEWER
+        assert upstream.newer(B, PINNED) == NEWER
+        hub.newer = NEWER
+        await until(lambda: len(hub.looks) >= 2)
+        assert woken == []
+        hub.newer = None  # moved back
+        await until(lambda: bool(woken))
+        assert upstream.newer(A, PINNED, known=NEWER) is None
+
+    with_upstream(play)
+
+
 def test_nothing_is_asked_for_models_that_are_gone_or_pinned_by_commit() -> None:
     async def play(upstream: Upstream, hub: CountingHub, woken: list[tuple[str, str]]) -> None:
         upstream.newer(A, PINNED)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from kubequant.runtime.settings import inspector_settings, load_settings
+from kubequant.runtime.settings import inspector_settings, load_settings, pod_files
 
 
 def written(folder: Path, **document: object) -> Path:
@@ -24,9 +24,17 @@ def test_the_hub_is_reached_as_the_operator_reaches_it(tmp_path: Path) -> None:
         "endpoint": "https://hub.example/mirror/", "proxy": "http://proxy.example:3128",
         "caFile": str(tmp_path / "ca.pem"), "redirectHosts": ["*.cdn.example"],
     }  # fmt: skip
-    made = inspector_settings(load_settings(written(tmp_path, inspector={"image": "r/kubequant:1"}, hub=hub)))
+    settings = load_settings(written(tmp_path, inspector={"image": "r/kubequant:1"}, hub=hub))
+    made = inspector_settings(settings)
     assert made is not None
     assert (made.image, made.image_pull_policy) == ("r/kubequant:1", "IfNotPresent")
     assert made.hub_endpoint == "https://hub.example/mirror"
     assert dict(made.environment)["HTTPS_PROXY"].startswith("http://proxy.example:3128")
-    assert made.redirect_hosts == ("*.cdn.example",) and made.authorities == "-----BEGIN CERTIFICATE-----"
+    assert made.redirect_hosts == ("*.cdn.example",)
+    assert made.files == pod_files(settings), "the model's own ConfigMap: one copy of the certificates a model"
+    assert made.files["ca.pem"] == "-----BEGIN CERTIFICATE-----"
+
+
+def test_without_certificates_of_its_own_the_job_mounts_no_files(tmp_path: Path) -> None:
+    made = inspector_settings(load_settings(written(tmp_path, inspector={"image": "r/kubequant:1"})))
+    assert made is not None and made.files == {}

@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from kubequant.cli.faults import sentences
 from kubequant.manifests.children import engine_files
 from kubequant.manifests.recipe import CacheSettings
-from kubequant.runtime.settings import MAX_AUTHORITIES_CHARS, Settings, engine_settings, load_settings, pod_files
+from kubequant.runtime.settings import (
+    MAX_AUTHORITIES_BYTES,
+    Settings,
+    engine_settings,
+    inspector_settings,
+    load_settings,
+    pod_files,
+)
 
 
 def settings(tmp_path: Path, text: str) -> Settings:
@@ -38,9 +47,62 @@ def test_private_authorities_lie_beside_the_programs(tmp_path: Path) -> None:
     configured = settings(tmp_path, f"hub: {{caFile: {authorities}}}")
     assert pod_files(configured) == {**engine_files(), "ca.pem": "-----BEGIN CERTIFICATE-----"}
     assert pod_files(Settings()) == engine_files()
-    authorities.write_text("x" * (MAX_AUTHORITIES_CHARS + 1))
-    with pytest.raises(OSError, match=str(MAX_AUTHORITIES_CHARS)):
-        pod_files(configured)
     authorities.unlink()
     with pytest.raises(FileNotFoundError):
         pod_files(configured)
+
+
+def test_what_is_copied_to_each_model_is_small_and_no_secret(tmp_path: Path) -> None:
+    authorities = tmp_path / "authorities.pem"
+    configured = settings(tmp_path, f"hub: {{caFile: {authorities}}}")
+    authorities.write_bytes(b"\xff" * MAX_AUTHORITIES_BYTES)
+    assert len(pod_files(configured)["ca.pem"].encode()) <= MAX_AUTHORITIES_BYTES
+    authorities.write_bytes(b"x" * (MAX_AUTHORITIES_BYTES + 1))
+    with pytest.raises(OSError, match="has 65537 bytes, and 65536 at most are copied"):
+        pod_files(configured)
+    authorities.write_text("-----BEGIN CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----\ngeheim")
+    with pytest.raises(OSError, match="holds a private key") as caught:
+        pod_files(configured)
+    assert "geheim" not in str(caught.value)
+
+
+PASSWORD = "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("hub", "advice"),
+    [
+        (f"proxy: 'http://user:{PASSWORD}@proxy:3128'", "hub.proxyCredentialsFile"),
+        (f"proxy: 'http://user:{PASSWORD}/@proxy:3128'", "hub.proxyCredentialsFile"),  # no URL as it stands
+        (f"endpoint: 'https://user:{PASSWORD}@hub.test'", "hub.tokenFile"),
+    ],
+)
+def test_a_password_in_a_url_that_pods_are_given_is_refused_and_not_repeated(
+    tmp_path: Path, hub: str, advice: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(tmp_path, f"hub: {{{hub}}}")
+    said = sentences(caught.value)
+    assert advice in said and "must not hold a user name or password" in said
+    assert PASSWORD not in said + str(caught.value)
+
+
+def test_nor_is_it_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEQUANT_HUB__PROXY", f"http://user:{PASSWORD}@proxy:3128")
+    with pytest.raises(ValidationError, match=r"hub\.proxyCredentialsFile"):
+        Settings()
+
+
+def test_the_operators_credentials_for_the_proxy_reach_no_pod(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.write_text(f"user:{PASSWORD}\n")
+    hub = f"hub: {{proxy: 'http://proxy:3128', proxyCredentialsFile: {credentials}}}"
+    configured = settings(tmp_path, hub + "\ninspector: {image: operator}")
+    given = repr((engine_settings(configured), inspector_settings(configured), pod_files(configured)))
+    assert "http://proxy:3128/" in given
+    assert PASSWORD not in given and str(credentials) not in given
+
+
+def test_credentials_without_a_proxy_are_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="proxyCredentialsFile is for the proxy that hub.proxy names"):
+        settings(tmp_path, "hub: {proxyCredentialsFile: /credentials}")
