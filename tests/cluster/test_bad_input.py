@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster.repositories import add_awq
 from tests.fakehub import FakeHub, Fault, rate_limited
+from tests.fakehub.family import BASE, Sibling
 from tests.harness import Installation, OperatorProcess, QuantizedModelBuilder, make_model, wait_for
 from tests.harness.installation import OWNED, OWNED_RESOURCES
 from tests.localcluster import Cluster
@@ -62,6 +63,18 @@ BAD_REPOSITORIES = {
     "GGUF only": Bad(of("broken/gguf-only"), "GgufOnly", ("GGUF", "safetensors")),
     "PEFT adapter": Bad(of("broken/peft-adapter"), "AdapterOnly", ("merge", "Qwen/Qwen2.5-7B-Instruct")),
     "bitsandbytes": Bad(of("broken/bitsandbytes"), "UnsupportedQuantization", ("bitsandbytes",)),
+    "AWQ in the layout GEMV": Bad(of(Sibling.GEMV), "UnsupportedQuantization", ("'gemv'", "only gemm", BASE)),
+    "GPTQ in 3 bit": Bad(of(Sibling.GPTQ_3_BIT), "UnsupportedQuantization", ("3 bits", "4 and 8", BASE)),
+    "an adapter of another model": Bad(of(Sibling.ADAPTER), "AdapterOnly", ("Merge it first", BASE)),
+    "a repository that the hub has disabled": Bad(of(Sibling.DISABLED), "RepositoryNotFound", ("disabled",)),
+    "an architecture that nobody knows": Bad(
+        of("broken/unknown-architecture"), "UnsupportedArchitecture", ("NobodyKnowsForCausalLM",)
+    ),
+    "a checkpoint named that is not there": Bad(
+        of(AWQ_7B).quantization(checkpoint={"repository": "nobody/nothing"}),
+        "RepositoryNotFound",
+        ("nobody/nothing", "Check spec.quantization.checkpoint.repository"),
+    ),
     "act-order GPTQ": Bad(
         of("example/Qwen2.5-7B-Instruct-GPTQ-Int4-act-order"), "UnsupportedQuantization", ("desc_act",)
     ),
@@ -95,6 +108,12 @@ BAD_INTENTS = {
     ),
     "a newer architecture than any GPU's": Bad(
         of(AWQ_7B).gpu(minComputeCapability="12.0"), "NoMatchingGpu", ("12.0", "8.9"), "Planned"
+    ),
+    "a scheme that cannot be made of the model": Bad(
+        of("Qwen/Qwen3-Next-80B-A3B-Instruct").quantization(scheme="W4A16", method="AWQ", discovery="Disabled"),
+        "NotQuantizable",
+        ("W4A16", "cannot be made so"),
+        "Planned",
     ),
     "an argument that is the plan's own": Bad(
         of(AWQ_7B).serving(engineArguments={"quantization": "awq"}), "ArgumentNotAllowed", ("quantization",), "Planned"
@@ -149,6 +168,21 @@ def test_a_running_model_survives_a_bad_change(
         installation.existing("deployment", "m", namespace)["metadata"]["generation"]
         == before["metadata"]["generation"]
     )
+
+
+def test_a_repository_that_changes_between_two_reads_is_read_again(
+    installation: Installation, operator: OperatorProcess, hub: FakeHub, namespace: str
+) -> None:
+    repository = add_awq(hub, "example/changes")
+    hub.faults.add(Fault(f"/{repository}/resolve/", times=2000, headers={"X-Repo-Commit": "f" * 40}))
+    try:
+        installation.apply(make_model("m", namespace).repository(repository))
+        told = installation.wait_condition("m", "ModelResolved", "Unknown", "RepositoryChanged", namespace=namespace)
+        assert repository in told["message"]
+        assert_nothing_rolled_out(installation, namespace)
+    finally:
+        hub.faults.clear()
+    installation.wait_condition("m", "Ready", "True", namespace=namespace, seconds=90)
 
 
 def test_a_throttled_hub_is_waited_for(

@@ -69,8 +69,8 @@ def held(name: str) -> None:
 def remove_older(pattern: str, keep: int) -> None:
     """Of the cache's folders that match, all go but the `keep` that were touched last and those that a process holds."""
     with _locked(cache_folder() / ".removing.lock"):
-        newest_first = sorted(cache_folder().glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in newest_first[keep:]:
+        found = [path for path in cache_folder().glob(pattern) if path.is_dir() and not path.name.startswith(".")]
+        for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
             with _user_lock(path).open("w") as handle:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,6 +29,7 @@ def broken_repositories() -> list[Repository]:
         _repository("gguf-only", {"model-Q4_K_M.gguf": SparseContent(b"GGUF\x03\0\0\0", _GGUF_BYTES)}),
         _repository("peft-adapter", {"adapter_config.json": _json(_ADAPTER), "adapter_model.safetensors": _adapter()}),
         _repository("bitsandbytes", _bitsandbytes(tensors)),
+        _repository("unknown-architecture", {"config.json": _unknown_architecture(), **checkpoint_files(tensors)}),
         _with_weights("header-is-not-json", BytesContent(_prefixed(16, b"{ not json at al"))),
         _with_weights("header-truncated", BytesContent(header(tensors)[:1000])),
         _with_weights("header-longer-than-the-file", BytesContent(_prefixed(1 << 40, b'{"__metadata__":{}}'))),
@@ -52,6 +53,10 @@ def _with_weights(name: str, weights: Content) -> Repository:
 
 def _config() -> Content:
     return _json(model_config("qwen2.5-7b"))
+
+
+def _unknown_architecture() -> Content:
+    return _json(model_config("qwen2.5-7b") | {"architectures": ["NobodyKnowsForCausalLM"], "model_type": "nobody"})
 
 
 def _bitsandbytes(tensors: list[Tensor]) -> dict[str, Content]:

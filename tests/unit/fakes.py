@@ -118,9 +118,23 @@ class FakeKubeApi:
             raise ApiError(409, "Conflict", "the object has been modified")
         return self.put(kind, _merged(before, patch))
 
-    async def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None) -> None:
+    async def delete(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+    ) -> None:
         self._note("delete", kind, name)
-        self.objects.pop((kind.plural, namespace, name), None)
+        before = self.objects.get((kind.plural, namespace, name))
+        if before is None:
+            return
+        metadata = before["metadata"]
+        if uid not in (None, metadata["uid"]) or resource_version not in (None, metadata["resourceVersion"]):
+            raise ApiError(409, "Conflict", "the object has been modified")
+        del self.objects[(kind.plural, namespace, name)]
 
     def _note(self, verb: str, kind: Kind, name: str) -> None:
         if kind != LEASE:  # an election polls; its own tests look at its state

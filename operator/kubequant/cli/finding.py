@@ -87,7 +87,7 @@ async def _asked(repository: str, revision: str, settings: Settings) -> Answer:
     hub = hub_client(settings)
     try:
         base, asked_is = await _base(hub, repository, revision)
-        found = await hub.find(base)
+        found = await hub.find(base, patience_seconds=None)
     finally:
         await hub.close()
     if not settings.discovery.enabled:

@@ -102,7 +102,7 @@ async def _from_hub(question: Asked, settings: Settings, *, discovery: bool) -> 
     try:
         facts = await hub.describe(source.repository, source.revision)
         looks = discovery and settings.discovery.enabled and facts.stored is None and discovery_is_wanted(question.spec)
-        return facts, await hub.find(facts) if looks else None
+        return facts, await hub.find(facts, patience_seconds=None) if looks else None
     finally:
         await hub.close()
 

@@ -74,7 +74,15 @@ class KubeApi(Protocol):
 
     async def merge_patch(self, kind: Kind, namespace: str | None, name: str, patch: Body) -> Body: ...
 
-    async def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None) -> None: ...
+    async def delete(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+    ) -> None: ...
 
 
 class HttpKubeApi:
@@ -135,11 +143,22 @@ class HttpKubeApi:
     async def merge_patch(self, kind: Kind, namespace: str | None, name: str, patch: Body) -> Body:
         return await self._request("PATCH", kind.path(namespace, name), patch, "application/merge-patch+json")
 
-    async def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None) -> None:
-        """Deletes the object, or does nothing where it is gone; with `uid` only that very object."""
+    async def delete(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+    ) -> None:
+        """Deletes the object, or does nothing where it is gone; with `uid` only that very object, with `resource_version`
+        only as it was read. Another one, or a changed one, is a conflict."""
         options: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        asked = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {name: value for name, value in asked.items() if value}
+        if preconditions:
+            options["preconditions"] = preconditions
         try:
             await self._request("DELETE", kind.path(namespace, name), options)
         except ApiError as error:

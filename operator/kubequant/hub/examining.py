@@ -97,7 +97,9 @@ def could_not_be_read(candidate: Candidate, waiting: Waiting) -> Rejected:
 
 async def _examined(requests: Requests, candidate: Candidate, base: Base) -> ModelFacts:
     listing = await requests.listing(candidate.repository, candidate.commit or "main")
-    if listing.private or listing.gated:  # whatever the list said: the operator's token opens it, and pods do not have it
+    if (
+        listing.private or listing.gated
+    ):  # whatever the list said: the operator's token opens it, and pods do not have it
         raise _RejectedError(
             *(Rejection.ACCESS_GATED, GATED) if listing.gated else (Rejection.REPOSITORY_NOT_FOUND, _PRIVATE)
         )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from http import HTTPStatus
 
 import httpx2
@@ -29,9 +30,10 @@ from kubequant.hub.breaker import OpenError
 from kubequant.hub.documents import quoted
 from kubequant.hub.limits import ThrottledError
 from kubequant.hub.session import RedirectError, cause_of
-from kubequant.hub.transport import ChangedError, NotAHubError, RangeIgnoredError
+from kubequant.hub.transport import NO_TOKEN, ChangedError, NotAHubError, RangeIgnoredError
 
 CHANGED_RETRY_SECONDS = 15.0
+_HUB_HEADERS = ("x-error-code", "x-error-message", "x-request-id", "x-repo-commit")
 _PROMISE = re.compile(r" (Tried|Asked|It is read) again[^.]*\.")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _TRANSPORT_ERRORS = (
@@ -57,6 +59,7 @@ class Question:
     revision: str
     authenticated: bool  # the operator has a token of its own
     gated: bool = False  # as the repository's own information says
+    no_token: str = NO_TOKEN  # why it is asked without
 
     @property
     def page(self) -> str:
@@ -88,7 +91,7 @@ def failure_of(error: Exception, question: Question) -> KubeQuantError:
         case GatedRepoError():
             return _gated(question)
         case RepositoryNotFoundError():
-            return _not_found_or_gated(question)
+            return _not_found_or_gated(question, error.response)
         case RevisionNotFoundError():
             return _revision_not_found(question)
         case DisabledRepoError():
@@ -109,7 +112,7 @@ def failure_of(error: Exception, question: Question) -> KubeQuantError:
                 f"it does not serve parts of files ({error} for a ranged request). Headers cannot be read "
                 "without fetching all weights; let the operator's endpoint, or the proxy before it, support Range.",
             )
-    return _unavailable(question, f"{cause_of(error)}. Tried again soon.")
+    return _unavailable(question, f"{cause_of(error)}.")
 
 
 def without_context(refused: Refused) -> Refused:
@@ -125,6 +128,15 @@ def is_change(waiting: Waiting) -> bool:
 def without_promise(waiting: Waiting) -> str:
     """Its message, to be kept: nobody may be asking again by the time it is read."""
     return _PROMISE.sub("", waiting.message)
+
+
+def with_times(waiting: Waiting, since: datetime, again: datetime) -> Waiting:
+    """A copy that says since when and when again, unless it does or names a pause of its own: the times stay the same
+    until `again`, or each look would write status anew and wake its own watch."""
+    if isinstance(waiting.__cause__, OpenError) or not isinstance(waiting, Throttled | Unavailable):
+        return waiting
+    said = f"{waiting.message} Failing since {_utc(since)}. Asked again about {_utc(again)}."
+    return type(waiting)(waiting.reason, said, waiting.retry_after_seconds)
 
 
 def at_another_time(waiting: Waiting, retry_after_seconds: float) -> Waiting:
@@ -157,18 +169,14 @@ def not_a_hub(question: Question, cause: str) -> Unavailable:
 
 
 def timed_out(question: Question, seconds: float) -> Unavailable:
-    return _unavailable(
-        question, f"describing {question.repository} took longer than {seconds:g} s. Tried again later."
-    )
+    return _unavailable(question, f"describing {question.repository} took longer than {seconds:g} s.")
 
 
 def throttled(question: Question, retry_after_seconds: float) -> Throttled:
-    # No seconds in the message: they count down, and each look would write status anew and wake its own watch.
-    advice = "" if question.authenticated else " A token for the operator raises the limit."
+    advice = "" if question.authenticated else f" A token for the operator raises the limit ({question.no_token})."
     return Throttled(
         Reason.HUB_THROTTLED,
-        f"The hub at {question.endpoint} takes no more requests from the operator for now (HTTP 429). "
-        f"Tried again as soon as it allows.{advice}",
+        f"The hub at {question.endpoint} takes no more requests from the operator for now (HTTP 429).{advice}",
         retry_after_seconds,
     )
 
@@ -177,17 +185,19 @@ def _by_status(error: HfHubHTTPError, question: Question) -> KubeQuantError:
     status = error.response.status_code
     said = quoted(error.server_message or error.response.reason_phrase)
     if status == HTTPStatus.UNAUTHORIZED:
-        return _token_invalid(question, said) if "Invalid credentials" in str(error) else _not_found_or_gated(question)
+        if "Invalid credentials" in str(error):
+            return _token_invalid(question, said)
+        return _not_found_or_gated(question, error.response)
     if status == HTTPStatus.FORBIDDEN:
-        return _forbidden(question, said)
+        return _forbidden(question, said, error.response)
     if status == HTTPStatus.NOT_FOUND:
-        return _not_found_or_gated(question)
+        return _not_found_or_gated(question, error.response)
     return _unavailable(question, f"HTTP {status} {said}.")
 
 
 def _gated(question: Question) -> Refused:
     who = "the account of the operator's token" if question.authenticated else "an account"
-    then = "" if question.authenticated else " and give the operator a token of that account"
+    then = "" if question.authenticated else f" and give the operator a token of that account ({question.no_token})"
     return Refused(
         Reason.ACCESS_GATED,
         f"{question.repository} is gated: the hub gives its files only to accounts that accepted its terms. "
@@ -195,14 +205,25 @@ def _gated(question: Question) -> Refused:
     )
 
 
-def _not_found_or_gated(question: Question) -> Refused:
+def foreign(response: httpx2.Response, endpoint: str) -> str:
+    """A sentence for an answer that nothing marks as a hub's; a mirror that sends no codes answers so, too."""
+    if any(name in response.headers for name in _HUB_HEADERS):
+        return ""
+    return (
+        f" Or nothing at {endpoint} is a hub: its answer (HTTP {response.status_code}) has none of the Hub's headers. Then "
+        "correct hub.endpoint, or ask who runs the proxy or the firewall before it."
+    )
+
+
+def _not_found_or_gated(question: Question, response: httpx2.Response) -> Refused:
     if question.gated:  # its information is public, its files are not
         return _gated(question)
-    who = "the operator's token does not open it" if question.authenticated else "the operator has no token"
+    who = "the operator's token does not open it" if question.authenticated else question.no_token
     return Refused(
         Reason.REPOSITORY_NOT_FOUND,
         f"{question.repository} is not at {question.page}: it does not exist, or it is private and {who} "
-        "(the hub tells no difference). Check spec.model.repository, or give the operator a token that may read it.",
+        "(the hub tells no difference). Check spec.model.repository, or give the operator a token that may read it."
+        f"{foreign(response, question.endpoint)}",
     )
 
 
@@ -259,12 +280,16 @@ def _token_invalid(question: Question, said: str) -> Refused:
     )
 
 
-def _forbidden(question: Question, said: str) -> Refused:
+def _forbidden(question: Question, said: str, response: httpx2.Response) -> Refused:
     return Refused(
         Reason.ACCESS_GATED,
         f"The hub refuses {question.repository} to the operator (HTTP 403 {said}). Accept its terms at {question.page}, "
-        "and let the operator's token read gated repositories.",
+        f"and let the operator's token read gated repositories.{foreign(response, question.endpoint)}",
     )
+
+
+def _utc(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _unavailable(question: Question, cause: str, retry_after_seconds: float | None = None) -> Unavailable:

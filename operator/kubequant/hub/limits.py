@@ -26,7 +26,7 @@ _ROUNDING_SECONDS = 1.0  # the header counts whole seconds, and does not say whe
 _BACK_OFF_SECONDS, _MAX_BACK_OFF_SECONDS = 2.0, 300.0  # after a 429 that names no time
 RETURNS_PER_SECOND = 20.0  # of those who were told to wait
 _MAX_SPREAD_SECONDS = 60.0
-_UNNAMED_SECONDS = 10.0  # for those who were told no time
+UNNAMED_SECONDS = 10.0  # for those who were told no time
 
 
 class ThrottledError(Exception):
@@ -148,9 +148,9 @@ class Returns:
         self._random = random
         self._due: list[float] = []  # a heap: when those who wait come back
 
-    def after(self, seconds: float | None) -> float:
+    def after(self, seconds: float) -> float:
         """For one of them, in place of the `seconds` that all were told."""
-        now, seconds = self._clock(), _UNNAMED_SECONDS if seconds is None else seconds
+        now = self._clock()
         while self._due and self._due[0] <= now:
             heapq.heappop(self._due)
         queue = len(self._due) / RETURNS_PER_SECOND

@@ -40,8 +40,9 @@ class ExpiringCache(Generic[Key, Value]):
     def discard(self, key: Key) -> None:
         self._values.pop(key, None)
 
-    def clear(self) -> None:
-        self._values.clear()
+    def discard_where(self, is_one: Callable[[Key], bool]) -> None:
+        for key in list(filter(is_one, self._values)):
+            del self._values[key]
 
     def __len__(self) -> int:
         return len(self._values)

@@ -69,23 +69,23 @@ class Kept:
 
 
 class Unfinished:
-    """What descriptions have read that are not done, by repository and commit; the least recently used goes first."""
+    """What descriptions have read that are not done, by repository and commit; the least recently used goes first. For all threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], Kept] = OrderedDict()
 
     def of(self, key: tuple[str, str]) -> Kept:
-        kept = self._kept.setdefault(key, Kept())
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and sum(one.bytes for one in self._kept.values()) > MAX_UNFINISHED_BYTES:
-            self._kept.popitem(last=False)
-        return kept
+        with self._lock:
+            kept = self._kept.setdefault(key, Kept())
+            self._kept.move_to_end(key)
+            while len(self._kept) > 1 and sum(one.bytes for one in self._kept.values()) > MAX_UNFINISHED_BYTES:
+                self._kept.popitem(last=False)
+            return kept
 
     def discard(self, key: tuple[str, str]) -> None:
-        self._kept.pop(key, None)
-
-    def clear(self) -> None:
-        self._kept.clear()
+        with self._lock:
+            self._kept.pop(key, None)
 
 
 class PinnedFiles:

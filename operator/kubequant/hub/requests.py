@@ -50,10 +50,14 @@ class Progress:
     """What one search has been answered. It is kept until the search is done: one that a rate limit ended goes on there."""
 
     def __init__(self) -> None:
-        self._answers: dict[Hashable, Any] = {}
-        self._flights: SingleFlight[Hashable, Any] = SingleFlight()
+        self._answers: dict[tuple[Hashable, ...], Any] = {}
+        self._flights: SingleFlight[tuple[Hashable, ...], Any] = SingleFlight()
 
-    async def once(self, key: Hashable, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    def forget_names(self) -> None:
+        """What may have changed since: lists and what a branch stands for. Files at a commit stay what they are."""
+        self._answers = {key: answer for key, answer in self._answers.items() if key[0] == "file"}
+
+    async def once(self, key: tuple[Hashable, ...], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """The answer to a question, asked once however many want it; again after a failure."""
 
         async def asked() -> Answer:
@@ -89,7 +93,7 @@ class Requests:
         def ask() -> list[ModelInfo]:
             return self.transport.list_models(limit=limit, sort="downloads", expand=LISTED, **query)
 
-        with translated(self._question("", "")):
+        with translated(self.question("", "")):
             try:
                 return await self.progress.once(("list", str(query)), partial(self.in_thread, ask))
             except HfHubHTTPError as error:
@@ -102,12 +106,12 @@ class Requests:
     async def info(self, repository: str, revision: str) -> ModelInfo:
         """Raises Refused, Throttled and Unavailable."""
         ask = partial(self.transport.model_info, repository, revision)
-        with translated(self._question(repository, revision)):
+        with translated(self.question(repository, revision)):
             return await self.progress.once(("info", repository, revision), partial(self.in_thread, ask))
 
     async def listing(self, repository: str, revision: str) -> Listing:
         """Raises Refused, Throttled and Unavailable."""
-        ask = partial(self.resolve, self.transport, self._question(repository, revision))
+        ask = partial(self.resolve, self.transport, self.question(repository, revision))
         return await self.progress.once(("listing", repository, revision), ask)
 
     async def file(self, listing: Listing, name: str, read: Callable[[bytes], Read], limit: int) -> Read:
@@ -121,7 +125,7 @@ class Requests:
                 return read(files.read_file(listing.repository, listing.commit, name, limit))
 
         try:
-            with translated(replace(self._question(listing.repository, listing.commit), gated=listing.gated)):
+            with translated(replace(self.question(listing.repository, listing.commit), gated=listing.gated)):
                 if size is not None and size > limit:
                     raise FileTooLargeError(name, limit)
                 key = ("file", listing.repository, listing.commit, name, read)
@@ -130,7 +134,8 @@ class Requests:
             raise listing.refused(Reason.CONFIG_INVALID, f"{quoted(name)} cannot be used: {error}.") from None
 
     def page(self, repository: str) -> str:
-        return self._question(repository, "").page
+        return self.question(repository, "").page
 
-    def _question(self, repository: str, revision: str) -> Question:
-        return Question(self.transport.endpoint, repository, revision, self.transport.authenticated)
+    def question(self, repository: str, revision: str) -> Question:
+        transport = self.transport
+        return Question(transport.endpoint, repository, revision, transport.authenticated, no_token=transport.no_token)

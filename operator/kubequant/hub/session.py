@@ -40,6 +40,7 @@ MAX_REDIRECTS = 5
 _MAX_HOSTS = 64  # whose breakers are remembered
 _SILENCES = 3
 _JITTER_SECONDS = 0.25
+_SHOWN_CHARACTERS = 150  # of an error, before the proxy is named
 _REDIRECT_BODY_BYTES = 16_384
 _KEEP_ALIVE_SECONDS = 30.0
 
@@ -141,9 +142,10 @@ class Session:
             with deadlines.within(self._connecting.request_seconds), self._answer(request, kind) as response:
                 yield response
         except (httpx2.TransportError, HfHubHTTPError) as error:
+            answered = isinstance(error, HfHubHTTPError)
             if cause := _failure(error):
                 try:
-                    breaker.failed(probe, cause)
+                    breaker.failed(probe, cause, _repository(request.url) if kind == FILES and answered else "")
                 except Exception as opened:
                     raise opened from error
             else:
@@ -170,7 +172,11 @@ class Session:
     @contextmanager
     def _answer(self, request: httpx2.Request, kind: str) -> Iterator[httpx2.Response]:
         try:
-            response = self._client.send(request, stream=True)
+            with self._proxy_named(request.url):
+                response = self._client.send(request, stream=True)
+                if response.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+                    response.close()
+                    raise httpx2.ProxyError(f"{response.status_code} {response.reason_phrase}"[:80])
         except BaseException:
             self._limits.lost(kind)
             raise
@@ -179,6 +185,20 @@ class Session:
             yield response
         finally:
             response.close()
+
+    @contextmanager
+    def _proxy_named(self, url: httpx2.URL) -> Iterator[None]:
+        """A connection that fails at a proxy must not look like the hub's fault."""
+        try:
+            yield
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            proxy = _proxy_to(self._client, url)
+            if proxy is None:
+                raise
+            where = "hub.proxy" if self._connecting.proxy else "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY of the environment"
+            advice = "; its user:password go into hub.proxyCredentialsFile" if str(error).startswith("407") else ""
+            text = str(error)[:_SHOWN_CHARACTERS].rstrip(". ") or "no answer"
+            raise type(error)(f"{text}, through the proxy {proxy} (by {where}{advice})") from error
 
     def _followed(self, request: httpx2.Request, history: list[httpx2.Response]) -> httpx2.Request:
         """The request that a redirect leads to. Raises RedirectError."""
@@ -286,6 +306,17 @@ def _keep_deadlines(client: httpx2.Client) -> None:
             transport._pool._network_backend = deadlines.Backend()
 
 
+def _proxy_to(client: httpx2.Client, url: httpx2.URL) -> str | None:
+    """The proxy that requests to a URL go through, without its password."""
+    proxy = getattr(getattr(client._transport_for_url(url), "_pool", None), "_proxy_url", None)
+    return f"{proxy.scheme.decode()}://{proxy.host.decode()[:80]}:{proxy.port}" if proxy else None
+
+
+def _repository(url: httpx2.URL) -> str:
+    """Whose file a URL of the hub leads to."""
+    return url.path.partition("/resolve/")[0]
+
+
 def _refuse_aimless(response: httpx2.Response) -> None:
     if response.is_redirect and response.status_code != HTTPStatus.NOT_MODIFIED:
         raise RedirectError(f"it answers HTTP {response.status_code}, a redirect, without a place to go to")
@@ -303,7 +334,7 @@ def _failure(error: httpx2.HTTPError) -> str:
 
 def cause_of(error: Exception) -> str:
     """A failed connection in words: kind and text, bounded."""
-    text = f"{type(error).__name__}: {error}"[:200].rstrip(".: ")
+    text = f"{type(error).__name__}: {error}"[:400].rstrip(".: ")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"{text}. Its certificate is not trusted: name the file of its CA in hub.caFile"
     return text

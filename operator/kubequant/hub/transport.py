@@ -32,6 +32,7 @@ from kubequant.hub.session import Session, read_at_most
 MAX_ANSWER_BYTES = 20_000_000  # of the API; a listing of 10,000 files takes 3 MB
 MAX_LISTED = 1000  # models; the Hub's own page
 PAUSE_SECONDS = 0.6  # at most, before the one repetition after a cut connection or a 5xx
+NO_TOKEN = "the operator has no token"  # noqa: S105 - words
 _ATTEMPTS = 5  # before the last one
 _ERROR_BYTES = 65_536
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
@@ -77,9 +78,12 @@ class Transport:
     All raise HfHubHTTPError, httpx2.TransportError, NotAHubError and what `Session.get` raises.
     """
 
-    def __init__(self, session: Session, token: str | None, answers: Answers, random: Random) -> None:
+    def __init__(
+        self, session: Session, token: str | None, answers: Answers, random: Random, no_token: str = NO_TOKEN
+    ) -> None:
         self.endpoint = session.endpoint
         self.authenticated = bool(token)
+        self.no_token = no_token  # why, for messages
         self.identity = hashlib.sha256(token.encode()).hexdigest() if token else "anonymous"
         self._session = session
         self._answers = answers
@@ -230,8 +234,9 @@ def _size_of_ranged(response: httpx2.Response, start: int, end: int) -> int:
         raise RangeIgnoredError(f"Content-Encoding {encoding!r:.40}, though identity was asked for")
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if match is None or int(match[1]) != start:
-            raise RangeIgnoredError(f"Content-Range {response.headers.get('content-range')!r:.80}")
+        if match is None or int(match[1]) != start or int(match[2]) != min(end, int(match[3])) - 1:
+            said = response.headers.get("content-range", "none")
+            raise RangeIgnoredError(f"Content-Range {said!r:.80}, bytes {start}-{end - 1} were asked for")
         return int(match[3])
     length = response.headers.get("content-length", "")
     if start == 0 and length.isdecimal() and int(length[:18]) <= end:

@@ -19,7 +19,9 @@ class Rejection(StrEnum):
     DISABLED = "Disabled"  # the hub serves it no more
     OTHER_FORMAT = "OtherFormat"  # only MLX, ONNX, EXL2, OpenVINO, ... : made for another engine
     NEEDS_CODE = "NeedsCode"  # *.py files or an auto_map: code of the repository would have to run
-    OTHER_MODEL = "OtherModel"  # it says that it is a fine-tune or a merge of the base, or neither words nor name say what
+    OTHER_MODEL = (
+        "OtherModel"  # it says that it is a fine-tune or a merge of the base, or neither words nor name say what
+    )
     LICENCE_WIDER = "LicenceWider"  # it permits what the base model's licence does not
     NOT_TRUSTED = "NotTrusted"  # its publisher is not on the list
     TOO_MANY = "TooMany"  # trusted, but others came before it, and so many are read at most

@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from kubequant.api.spec import Pod
-from kubequant.manifests.jobs import Manifest, job_metadata, job_pod_labels
+from kubequant.manifests.jobs import Manifest, build_job, job_pod_labels
 from kubequant.manifests.names import (
     COMPONENT_LABEL,
     MANAGED_BY,
@@ -111,35 +111,31 @@ def build_fill(owner: Owner, recipe: Recipe, cache: CacheVolume, pod: Pod, files
         spec["nodeSelector"] = dict(pod.node_selector)
     if pod.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": secret.name} for secret in pod.image_pull_secrets]
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": job_metadata(owner, cache.claim, COMPONENT),
-        "spec": {
-            "backoffLimit": RETRIES,
-            "ttlSecondsAfterFinished": TTL_SECONDS,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {
-                            "containerName": DOWNLOAD_CONTAINER,
-                            "operator": "In",
-                            "values": [PERMANENT_EXIT_CODE],
-                        },
+    job = {
+        "backoffLimit": RETRIES,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": DOWNLOAD_CONTAINER,
+                        "operator": "In",
+                        "values": [PERMANENT_EXIT_CODE],
                     },
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                ]
-            },
-            "template": {
-                "metadata": {
-                    "labels": job_pod_labels(owner, COMPONENT),
-                    "annotations": dict(pod.annotations or {}),
                 },
-                "spec": spec,
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {
+            "metadata": {
+                "labels": job_pod_labels(owner, COMPONENT),
+                "annotations": dict(pod.annotations or {}),
             },
+            "spec": spec,
         },
     }
+    return build_job(owner, cache.claim, COMPONENT, job)
 
 
 def _near_the_engine(owner: Owner, cache: CacheVolume) -> Manifest:

@@ -13,7 +13,7 @@ from kubequant.api.spec import Pod
 from kubequant.manifests.children import AUTHORITIES_FILE, build_files
 from kubequant.manifests.jobs import (
     Manifest,
-    job_metadata,
+    build_job,
     job_name,
     job_pod_labels,
 )
@@ -88,28 +88,24 @@ def build_authorities(owner: Owner, settings: InspectorSettings) -> Manifest | N
 def build_inspector(owner: Owner, name: str, subject: Subject, settings: InspectorSettings, pod: Pod) -> Manifest:
     """`pod` is the model's: its annotations, tolerations and pull secrets count here too. Not its labels: a Service of the
     user's that selects by them must not find this pod."""
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": job_metadata(owner, name, COMPONENT),
-        "spec": {
-            "backoffLimit": RETRIES,
-            "ttlSecondsAfterFinished": TTL_SECONDS,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [REFUSED_EXIT_CODE]},
-                    },
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                ]
-            },
-            "template": {
-                "metadata": {"labels": job_pod_labels(owner, COMPONENT), "annotations": dict(pod.annotations or {})},
-                "spec": _pod_spec(owner, subject, settings, pod),
-            },
+    spec = {
+        "backoffLimit": RETRIES,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [REFUSED_EXIT_CODE]},
+                },
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {
+            "metadata": {"labels": job_pod_labels(owner, COMPONENT), "annotations": dict(pod.annotations or {})},
+            "spec": _pod_spec(owner, subject, settings, pod),
         },
     }
+    return build_job(owner, name, COMPONENT, spec)
 
 
 def _pod_spec(owner: Owner, subject: Subject, settings: InspectorSettings, pod: Pod) -> Manifest:

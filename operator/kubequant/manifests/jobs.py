@@ -1,7 +1,8 @@
-"""What Jobs of ours have in common: their names, and labels that no selector of the engine finds."""
+"""What Jobs of ours have in common: their names, what tells of a pod template, and labels that no selector of the engine finds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kubequant.manifests.names import (
@@ -16,12 +17,27 @@ from kubequant.manifests.names import (
 
 Manifest = dict[str, Any]
 
+TEMPLATE_ANNOTATION = "kubequant.dev/template"
 MAX_JOB_NAME = 63  # its pods carry it as a label
 
 
-def job_metadata(owner: Owner, name: str, component: str) -> Manifest:
-    """Of a Job that belongs to one model."""
-    metadata = metadata_of(owner, name)
+def build_job(owner: Owner, name: str, component: str, spec: Manifest) -> Manifest:
+    """A Job that belongs to one model. The template of a Job never changes: its digest tells whether it is what is wanted."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(owner, name, component, digest(spec["template"], 16)),
+        "spec": spec,
+    }
+
+
+def template_of(job: Mapping[str, Any]) -> str:
+    """The digest of the pod template that a Job was made with, "" where it says none."""
+    return str((job["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""))
+
+
+def _metadata(owner: Owner, name: str, component: str, template: str) -> Manifest:
+    metadata = metadata_of(owner, name, **{TEMPLATE_ANNOTATION: template})
     return {
         **metadata,
         "labels": {**metadata["labels"], "app.kubernetes.io/name": MANAGED_BY, COMPONENT_LABEL: component},

@@ -2,13 +2,14 @@
 
 The algorithm, level-triggered: the claim that a recipe names exists and counts the model among its owners; while its
 annotation does not say that it is full, a Job of its name fills it; a Job that is complete is written down in that annotation.
+A Job that hangs and was made with another pod template than its owner wants now makes room for another.
 Whoever finds something missing brings it about, so that it does not matter which of several models began. A model that no
 longer needs a claim takes its reference off; the last one deletes it. What still mounts it then holds it (pvc-protection).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -25,10 +26,11 @@ from kubequant.manifests.recipe import CacheVolume, Recipe
 from kubequant.reconcile.children import Children
 from kubequant.reconcile.deciding import Deciding
 from kubequant.reconcile.diagnosis import Finding, diagnose
-from kubequant.reconcile.job_records import ClaimRecord, JobPodRecord, JobRecord, claim_record
+from kubequant.reconcile.job_records import ClaimRecord, JobPodRecord, JobRecord, claim_record, is_outdated
 from kubequant.reconcile.records import ContainerState, PodRecord
 from kubequant.reconcile.store import Snapshot, Store
 
+MAX_NAMED = 3
 LOOK_AGAIN_SECONDS = 5.0  # a claim and its Job are events for one of the models alone
 
 
@@ -70,21 +72,32 @@ class Caching:
             return None
         claim = await self._claim(owner, recipe, cache)
         if claim.deleting or claim.phase == "Lost":
-            return Filling(_lost(claim))
+            return Filling(_lost(claim, self._store.mounting((claim.namespace, claim.name))))
         if claim.filled:
             return None
         job = self._store.job((owner.namespace, cache.claim))
+        fill = build_fill(owner, recipe, cache, spec.pod or Pod(), files_name(owner, self._files))
         if job is None:
-            await self._start(owner, spec, recipe, cache)
+            await self._start(owner, fill)
             return Filling(_being_filled(cache))
         if job.complete:
             await self._record_filled(claim)
             return None
-        return filling(cache, job, self._store.job_pods(job), self._clock())
+        pods = self._store.job_pods(job)
+        if is_outdated(job, pods, fill) and _is_left_to(owner, job, claim):
+            # Its deletion is an event, and then it is made anew. Another owner of the claim would want its own spec.pod.
+            await self._api.delete(kinds.JOB, job.namespace, job.name, uid=job.uid)
+            return Filling(_being_filled(cache))
+        return filling(cache, job, pods, self._clock())
 
     async def release(self, snapshot: Snapshot, owner: Owner, needed: Iterable[str]) -> None:
         """Lets go of claims that none of the revisions needed mounts. Where one of those is unknown, nothing is let go."""
-        owned = [claim for claim in self._store.claims_of(owner.uid) if not claim.deleting]
+        owned = []
+        for claim in self._store.claims_of(owner.uid):
+            if claim.deleting:
+                await self._stop_filling(owner, claim)
+            else:
+                owned.append(claim)
         if not owned:
             return
         revisions = {revision.name: revision for revision in snapshot.revisions}
@@ -102,7 +115,7 @@ class Caching:
         claim = self._store.claim((owner.namespace, cache.claim)) or await self._made(owner, recipe, cache)
         if owner.uid in claim.owners or claim.deleting:
             return claim
-        return await self._own(claim, lambda others: [*others, owner_reference(owner)])
+        return await self._own(claim, await self._live(claim), lambda others: [*others, owner_reference(owner)])
 
     async def _made(self, owner: Owner, recipe: Recipe, cache: CacheVolume) -> ClaimRecord:
         former = self._store.job((owner.namespace, cache.claim))
@@ -131,21 +144,24 @@ class Caching:
         self._store.put(kind, body)
         return body
 
-    async def _start(self, owner: Owner, spec: QuantizedModelSpec, recipe: Recipe, cache: CacheVolume) -> None:
+    async def _start(self, owner: Owner, fill: Body) -> None:
         await self._children.ensure(kinds.CONFIG_MAP, owner, build_files(owner, self._files))
-        files = files_name(owner, self._files)
-        await self._created(kinds.JOB, build_fill(owner, recipe, cache, spec.pod or Pod(), files))
+        await self._created(kinds.JOB, fill)
 
     async def _record_filled(self, claim: ClaimRecord) -> None:
         now = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata = {"uid": claim.uid, "annotations": {FILLED_ANNOTATION: now}}
         await self._patch(claim, {"metadata": metadata})
 
-    async def _own(self, claim: ClaimRecord, change: Callable[[list[Body]], list[Body]]) -> ClaimRecord:
-        """Changes the owners. Whoever else did so in the meantime makes this fail, and be done again."""
+    async def _live(self, claim: ClaimRecord) -> Body:
+        """The claim as it is now: owners are changed, and it is deleted, at this version of it alone."""
         live = await self._api.get(kinds.PERSISTENT_VOLUME_CLAIM, claim.namespace, claim.name)
         if live is None or live["metadata"]["uid"] != claim.uid:
             raise ApiError(409, "Conflict", f"claim {claim.name} was replaced in the meantime")
+        return live
+
+    async def _own(self, claim: ClaimRecord, live: Body, change: Callable[[list[Body]], list[Body]]) -> ClaimRecord:
+        """Changes the owners. Whoever else did so in the meantime makes this fail, and be done again."""
         metadata = live["metadata"]
         references = change(metadata.get("ownerReferences") or [])
         version = {"uid": claim.uid, "resourceVersion": metadata["resourceVersion"]}
@@ -157,13 +173,29 @@ class Caching:
         return claim_record(body)
 
     async def _let_go(self, owner: Owner, claim: ClaimRecord) -> None:
-        if claim.owners - {owner.uid}:
-            await self._own(claim, lambda all_: [one for one in all_ if one.get("uid") != owner.uid])
+        """Another model may become an owner at any moment: then the deletion fails, and this is done again."""
+        live = await self._live(claim)
+        if claim_record(live).owners - {owner.uid}:
+            await self._own(claim, live, lambda all_: [one for one in all_ if one.get("uid") != owner.uid])
             return
+        version = live["metadata"]["resourceVersion"]
+        await self._api.delete(
+            kinds.PERSISTENT_VOLUME_CLAIM, claim.namespace, claim.name, uid=claim.uid, resource_version=version
+        )
         job = self._store.job((claim.namespace, claim.name))
         if job:
             await self._api.delete(kinds.JOB, job.namespace, job.name, uid=job.uid)
-        await self._api.delete(kinds.PERSISTENT_VOLUME_CLAIM, claim.namespace, claim.name, uid=claim.uid)
+
+    async def _stop_filling(self, owner: Owner, claim: ClaimRecord) -> None:
+        """What is being deleted needs no filling, and goes only when no pod mounts it."""
+        job = self._store.job((claim.namespace, claim.name))
+        if job and not job.has_ended and not job.deleting and _is_left_to(owner, job, claim):
+            await self._api.delete(kinds.JOB, job.namespace, job.name, uid=job.uid)
+
+
+def _is_left_to(owner: Owner, job: JobRecord, claim: ClaimRecord) -> bool:
+    """Whether no other model that still wants the volume made the Job."""
+    return job.owner_uid not in claim.owners - {owner.uid}
 
 
 def filling(cache: CacheVolume, job: JobRecord, pods: tuple[JobPodRecord, ...], now: float) -> Filling:
@@ -227,7 +259,15 @@ def _being_filled(cache: CacheVolume) -> Finding:
     return Finding(Reason.DOWNLOADING, f"the cache volume {cache.claim} is being filled", failed=False)
 
 
-def _lost(claim: ClaimRecord) -> Finding:
+def _lost(claim: ClaimRecord, mounting: Sequence[str]) -> Finding:
+    if claim.deleting and mounting:
+        more = f" and {len(mounting) - MAX_NAMED} more" if len(mounting) > MAX_NAMED else ""
+        message = (
+            f"the cache volume {claim.name} is being deleted, and no pod can start with it, while it stays for those that mount "
+            f"it: {', '.join(mounting[:MAX_NAMED])}{more}. Set spec.replicas to 0 until they are gone, or delete them: it is "
+            "made and filled anew then."
+        )
+        return Finding(Reason.VOLUME_PENDING, message)
     if claim.deleting:
         message = f"the cache volume {claim.name} is being deleted; it is made anew once no pod mounts it any more"
         return Finding(Reason.VOLUME_PENDING, message, failed=False)

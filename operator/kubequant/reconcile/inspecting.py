@@ -2,7 +2,8 @@
 
 The algorithm, level-triggered: the Job of this question (its name is a digest of the question) is made where there is
 none; while it runs, the model waits and says for what; once it has ended, the last answer of its pods counts, until the
-Job's time to live deletes it and the question is asked anew. A decision that was made keeps the facts, and never asks.
+Job's time to live deletes it and the question is asked anew. A Job that hangs, and would be made with another pod by now,
+makes room for that. A decision that was made keeps the facts, and never asks.
 
 Each model has a Job of its own, also where two ask for the same: another Secret may open something else, and whoever may
 write one model must not learn by it what another one's Secret opens.
@@ -40,7 +41,7 @@ from kubequant.planning.inspection import Answer, printable, read_answer
 from kubequant.planning.values import ModelFacts
 from kubequant.reconcile.children import Children, check_control
 from kubequant.reconcile.inputs import RepositorySource, Source, VolumeSource
-from kubequant.reconcile.job_records import JobPodRecord, JobRecord, job_record
+from kubequant.reconcile.job_records import JobPodRecord, JobRecord, is_outdated, job_record
 from kubequant.reconcile.store import Snapshot, Store
 
 AGAIN_SECONDS = 2.0
@@ -71,18 +72,21 @@ class Inspecting:
         subject = subject_of(spec, source)
         claim = await self._claim(owner, subject)
         name = inspector_name(owner, subject, snapshot.model.replan)
+        manifest = build_inspector(owner, name, subject, self._settings, spec.pod or Pod())
         job = self._store.job((owner.namespace, name))
         if job is None:
             authorities = build_authorities(owner, self._settings)
             if authorities:
                 await self._children.ensure(kinds.CONFIG_MAP, owner, authorities)
-            job = await self._made(build_inspector(owner, name, subject, self._settings, spec.pod or Pod()), owner)
+            job = await self._made(manifest, owner)
         elif job.owner_uid != owner.uid:
             job = await self._existing(owner, name)
         pods = self._store.job_pods(job)
         answer = _last_answer(pods)
         if job.has_ended and not pods:
-            raise await self._asked_anew(job)
+            raise await self._asked_anew(job, f"the pods of Job {job.name} are gone, and its answer with them")
+        if not isinstance(answer, ModelFacts | Refused) and is_outdated(job, pods, manifest):
+            raise await self._asked_anew(job, f"Job {job.name} waits with another pod than spec.pod asks for now")
         if answer is None:
             raise _unanswered(job, pods, subject)
         if isinstance(answer, ModelFacts):
@@ -123,11 +127,10 @@ class Inspecting:
         self._store.put(kinds.JOB, live)
         return job_record(live)
 
-    async def _asked_anew(self, job: JobRecord) -> Waiting:
-        """An ended Job without its pods has no answer any more: it makes room for another."""
+    async def _asked_anew(self, job: JobRecord, why: str) -> Waiting:
+        """A Job that will have no answer makes room for another."""
         await self._api.delete(kinds.JOB, job.namespace, job.name, uid=job.uid)
-        message = f"the pods of Job {job.name} are gone, and its answer with them: it is made again"
-        return Waiting(Reason.INSPECTING, message, AGAIN_SECONDS)
+        return Waiting(Reason.INSPECTING, f"{why}: it is made again", AGAIN_SECONDS)
 
 
 def subject_of(spec: QuantizedModelSpec, source: Source) -> Subject:

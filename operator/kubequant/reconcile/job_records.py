@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kubequant.manifests.cache import FILLED_ANNOTATION
+from kubequant.manifests.jobs import template_of
 from kubequant.manifests.names import COMPONENT_LABEL, JOB_MODEL_LABEL, MODEL_LABEL
 from kubequant.reconcile.records import Body, ContainerState, PodRecord, container_state, controller_uid, pod_record
 
@@ -28,6 +29,7 @@ class JobRecord:
     complete: bool
     failure: str  # `Reason: message` of the condition Failed, "" where it has not failed
     deleting: bool
+    template: str = ""  # digest of its pod template as it was made
 
     @property
     def has_ended(self) -> bool:
@@ -92,7 +94,13 @@ def job_record(body: Body) -> JobRecord:
         complete="Complete" in ended,
         failure=ended.get("Failed", ""),
         deleting="deletionTimestamp" in metadata,
+        template=template_of(body),
     )
+
+
+def is_outdated(job: JobRecord, pods: Iterable[JobPodRecord], wanted: Body) -> bool:
+    """Whether a Job was made with another pod template than is wanted and could be made anew at no loss: no pod of it runs."""
+    return job.template != template_of(wanted) and not job.deleting and not any(pod.phase == "Running" for pod in pods)
 
 
 def any_pod_record(body: Body) -> PodRecord | JobPodRecord:

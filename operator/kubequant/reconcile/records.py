@@ -52,7 +52,9 @@ class ModelRecord:
     status_digest: str
     transitions: Mapping[str, Transition]
     deleting: bool
-    newer_commit: tuple[str, str] | None = None  # as status has it: the pinned commit, and what the branch named at the last look
+    newer_commit: tuple[str, str] | None = (
+        None  # as status has it: the pinned commit, and what the branch named at the last look
+    )
 
     @property
     def key(self) -> Key:
@@ -138,6 +140,7 @@ class PodRecord:
     gpu_product: str
     download: ContainerState
     engine: ContainerState
+    claims: tuple[str, ...] = ()  # that it mounts
 
 
 def model_record(body: Body) -> ModelRecord:
@@ -264,6 +267,7 @@ def pod_record(body: Body) -> PodRecord:
         gpu_product=_product_asked(spec),
         download=_container(status.get("initContainerStatuses"), DOWNLOAD_CONTAINER),
         engine=_container(status.get("containerStatuses"), ENGINE_CONTAINER),
+        claims=_claims_mounted(spec),
     )
 
 
@@ -342,6 +346,11 @@ def _count(quantity: Any) -> int:
         return int(parse_quantity(quantity or 0))
     except (ValueError, ArithmeticError):
         return 0
+
+
+def _claims_mounted(spec: Body) -> tuple[str, ...]:
+    sources = [volume.get("persistentVolumeClaim") or {} for volume in spec.get("volumes") or []]
+    return tuple(str(source["claimName"]) for source in sources if "claimName" in source)
 
 
 def _product_asked(spec: Body) -> str:

@@ -217,6 +217,20 @@ class Store:
         record = self._shelves[kinds.PERSISTENT_VOLUME_CLAIM].by_name.get(name)
         return record if isinstance(record, ClaimRecord) else None
 
+    def mounting(self, name: Key) -> list[str]:
+        """Names of the engines' pods that hold a claim, those that go already left out."""
+        namespace, claim = name
+        pods = (pod for pod in self._shelves[kinds.POD].by_name.values() if isinstance(pod, PodRecord))
+        return sorted(
+            pod.name
+            for pod in pods
+            if claim in pod.claims
+            and pod.namespace == namespace
+            and pod.scheduled
+            and not pod.deleting
+            and pod.phase not in ("Succeeded", "Failed")
+        )
+
     def claims_of(self, uid: str) -> list[ClaimRecord]:
         """Claims of ours that count an object among their owners."""
         if self._claims_of is None:

@@ -5,7 +5,6 @@ Every field is documented where it stands; docs/configuration.md lists the same 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,8 +25,7 @@ from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.gpu_table import GIGA, MIB, TERA, GpuTable, shipped_table
 from kubequant.planning.pools import DeclaredPool, pool_class
 from kubequant.planning.values import ComputeCapability, Toleration
-
-log = logging.getLogger(__name__)
+from kubequant.runtime.token_file import TokenFile
 
 MAX_AUTHORITIES_BYTES = 64 * 1024  # each model has a copy: a thousand of them lie in etcd as 64 MiB
 
@@ -384,18 +382,6 @@ def gpu_pools(settings: Settings) -> tuple[DeclaredPool, ...]:
     )
 
 
-def hub_token(settings: Settings) -> str | None:
-    """Read at each use, so that a rotated token counts at once. Without the file the Hub is asked anonymously."""
-    file = settings.hub.token_file
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8").strip() or None
-    except OSError as error:
-        log.warning("the Hub's token file cannot be read, the Hub is asked without a token: %s", error)
-        return None
-
-
 def inspector_settings(settings: Settings) -> InspectorSettings | None:
     """None where no image is named: then nothing is inspected. Raises as pod_files does."""
     if settings.inspector.image is None:
@@ -416,9 +402,11 @@ def hub_client(settings: Settings) -> Hub:
 
     Raises OSError for a cache folder, certificates, a proxy or its credentials that cannot be used.
     """
+    file = TokenFile(settings.hub.token_file)
     return Hub(
         endpoint=str(settings.hub.endpoint).rstrip("/"),
-        token=lambda: hub_token(settings),
+        token=file.token,
+        no_token=file.why_none,
         publishers=trusted_publishers(settings),
         connecting=Connecting(
             proxy=str(settings.hub.proxy) if settings.hub.proxy else None,

@@ -238,6 +238,25 @@ def test_a_deletion_may_be_bound_to_one_uid() -> None:
     assert server.bodies[0]["propagationPolicy"] == "Background"
 
 
+def test_a_deletion_may_be_bound_to_one_version() -> None:
+    server = FakeApiServer([ok()])
+    ask(server, lambda api: api.delete(DEPLOYMENT, "ns", "m", uid="u-1", resource_version="7"))
+    assert server.bodies[0]["preconditions"] == {"uid": "u-1", "resourceVersion": "7"}
+
+
+def test_a_deletion_that_meets_another_version_is_a_conflict() -> None:
+    server = FakeApiServer([refuse(409, "Conflict")])
+    with pytest.raises(ApiError) as caught:
+        ask(server, lambda api: api.delete(DEPLOYMENT, "ns", "m", resource_version="7"))
+    assert caught.value.is_conflict and len(server.seen) == 1
+
+
+def test_a_deletion_that_is_bound_to_nothing_states_no_precondition() -> None:
+    server = FakeApiServer([ok()])
+    ask(server, REQUESTS["delete"])
+    assert "preconditions" not in server.bodies[0]
+
+
 def test_no_more_requests_are_under_way_than_allowed() -> None:
     server = FakeApiServer([ok()], delay_seconds=0.02)
     ask(server, lambda api: asyncio.gather(*(api.get(DEPLOYMENT, "ns", str(i)) for i in range(20))), concurrency=3)

@@ -30,12 +30,12 @@ RELATION = [f"base_model:{BASE}", f"base_model:quantized:{BASE}"]
 WHOLE = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def listed(name: str = "RedHatAI/Llama-FP8", files: tuple[str, ...] | None = WHOLE, **more: Any) -> ModelInfo:
+def listed(name: str = "RedHatAI/Llama-3.1-8B-Instruct-FP8", files: tuple[str, ...] | None = WHOLE, **more: Any) -> ModelInfo:
     siblings = None if files is None else [{"rfilename": file} for file in files]
     return ModelInfo(**{"id": name, "tags": RELATION, "siblings": siblings, "sha": "a" * 40} | more)  # type: ignore[no-untyped-call]
 
 
-def candidate(name: str = "RedHatAI/Llama-FP8", **more: Any) -> Candidate:
+def candidate(name: str = "RedHatAI/Llama-3.1-8B-Instruct-FP8", **more: Any) -> Candidate:
     (found,) = candidates_of(BASE, [listed(name, **more)])
     return found
 
@@ -169,11 +169,11 @@ def test_the_bases_that_a_repository_names_are_those_it_quantises_and_others() -
         ({"config": {"auto_map": {"AutoModel": "x.Y"}}}, Rejection.NEEDS_CODE),
         ({"cardData": {"license": "apache-2.0"}}, Rejection.LICENCE_WIDER),
         ({"cardData": {"license": "llama3.1"}}, None),
-        ({"name": "somebody/Llama-FP8"}, Rejection.NOT_TRUSTED),
-        ({"name": "RedHatAl/Llama-FP8"}, Rejection.NOT_TRUSTED),
+        ({"name": "somebody/Llama-3.1-8B-Instruct-FP8"}, Rejection.NOT_TRUSTED),
+        ({"name": "RedHatAl/Llama-3.1-8B-Instruct-FP8"}, Rejection.NOT_TRUSTED),
         ({"gated": "manual"}, Rejection.ACCESS_GATED),
-        ({"name": "somebody/Llama-GGUF", "files": ("a.gguf",)}, Rejection.GGUF_ONLY),
-        ({"name": "somebody/Llama-FP8", "gated": "auto"}, Rejection.NOT_TRUSTED),
+        ({"name": "somebody/Llama-3.1-8B-Instruct-GGUF", "files": ("a.gguf",)}, Rejection.GGUF_ONLY),
+        ({"name": "somebody/Llama-3.1-8B-Instruct-FP8", "gated": "auto"}, Rejection.NOT_TRUSTED),
     ],
 )
 def test_the_first_thing_that_nobody_could_change_is_the_reason(more: dict[str, Any], reason: str | None) -> None:
@@ -188,8 +188,8 @@ def test_gates_are_tried_with_a_token() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"name": "RedHatAl/Llama-FP8"}, "only resembles RedHatAI"),
-        ({"name": "somebody/Llama-FP8"}, "not among the 7 publishers"),
+        ({"name": "RedHatAl/Llama-3.1-8B-Instruct-FP8"}, "only resembles RedHatAI"),
+        ({"name": "somebody/Llama-3.1-8B-Instruct-FP8"}, "not among the 7 publishers"),
         ({"cardData": {"license": "mit"}}, "'mit'"),
         ({"files": (*WHOLE, "a.py", "b.py")}, "Python files (2, first 'a.py')"),
         ({"files": ("a.gguf", "b.gguf")}, "GGUF files (2)"),

@@ -9,6 +9,7 @@ import pytest
 
 from kubequant.api.conditions import Reason
 from kubequant.cluster import kinds
+from kubequant.cluster.api import ApiError
 from kubequant.manifests.cache import FILLED_ANNOTATION
 from kubequant.manifests.names import JOB_MODEL_LABEL
 from kubequant.manifests.recipe import CacheSettings
@@ -247,6 +248,158 @@ class TestTrouble:
         assert world.conditions()["Stalled"][0] == "False"
 
 
+TOLERATION = {"key": "team", "operator": "Exists"}
+UNTOLERATED = "0/3 nodes are available: 3 node(s) had untolerated taint {team: ml}."
+
+
+def tolerated(world: World) -> bool:
+    (job,) = jobs(world)
+    return TOLERATION in job["spec"]["template"]["spec"]["tolerations"]
+
+
+class TestMendingThePod:
+    """The template of a Job never changes: one that hangs is made anew where another pod is wanted."""
+
+    def hanging(self, **pod: Any) -> World:
+        world = cached_world()
+        world.settle()
+        job_pod(world, **(pod or {"scheduling": UNTOLERATED}))
+        world.settle()
+        return world
+
+    def test_it_reaches_a_job_that_hangs(self) -> None:
+        world = self.hanging()
+        assert world.conditions()["Available"] == ("False", "Unschedulable")
+        world.model("m", pod={"tolerations": [TOLERATION], "imagePullSecrets": [{"name": "pull"}]})
+        world.settle()
+        assert tolerated(world)
+        assert jobs(world)[0]["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+        assert world.conditions()["Available"] == ("False", "Downloading")
+        assert world.settle() == []
+
+    def test_it_reaches_a_job_that_has_failed(self) -> None:
+        world = self.hanging(container=told("DownloadFailed", "HTTP 503"), phase="Failed")
+        end_job(world, "Failed", reason="BackoffLimitExceeded", message="six times")
+        world.model("m", pod={"tolerations": [TOLERATION]})
+        world.settle()
+        assert tolerated(world)
+
+    def test_a_download_that_runs_is_not_disturbed(self) -> None:
+        world = self.hanging(container=running(), phase="Running")
+        before = jobs(world)
+        world.model("m", pod={"tolerations": [TOLERATION]})
+        world.settle()
+        assert jobs(world) == before
+
+    def test_a_volume_that_is_full_is_not_filled_again(self) -> None:
+        world = self.hanging()
+        end_job(world)
+        world.model("m", pod={"tolerations": [TOLERATION]})
+        world.settle()
+        assert not tolerated(world) and FILLED_ANNOTATION in claim(world)["metadata"]["annotations"]
+
+    def test_another_models_job_is_left_to_it(self) -> None:
+        world = self.hanging()
+        world.model("n", pod={"tolerations": [TOLERATION]})
+        for _ in range(3):
+            world.step(("team-a", "n"))
+            world.step()
+        assert not tolerated(world) and owners(world) == {"m", "n"}
+
+    def test_a_job_whose_maker_needs_the_volume_no_more_is_taken_over(self) -> None:
+        world = self.hanging()
+        world.model("n", pod={"tolerations": [TOLERATION]})
+        world.step(("team-a", "n"))
+        body = claim(world)
+        body["metadata"]["ownerReferences"] = [one for one in body["metadata"]["ownerReferences"] if one["name"] == "n"]
+        world.api.put(kinds.PERSISTENT_VOLUME_CLAIM, body)
+        for _ in range(3):
+            world.step(("team-a", "n"))
+        assert tolerated(world) and jobs(world)[0]["metadata"]["ownerReferences"][0]["name"] == "n"
+
+    def test_a_job_that_is_being_deleted_is_not_deleted_again(self) -> None:
+        world = self.hanging()
+        (job,) = jobs(world)
+        job["metadata"]["deletionTimestamp"] = stamp(NOW)
+        world.api.put(kinds.JOB, job)
+        world.model("m", pod={"tolerations": [TOLERATION]})
+        world.settle()
+        assert ("delete", "jobs", job["metadata"]["name"]) not in world.api.requests
+
+
+class TestBeingDeleted:
+    """By somebody: it stays for the pods that mount it, and no other pod can start with it."""
+
+    def deleted(self, world: World) -> str:
+        body = claim(world)
+        body["metadata"]["deletionTimestamp"] = stamp(NOW)
+        world.api.put(kinds.PERSISTENT_VOLUME_CLAIM, body)
+        return str(body["metadata"]["name"])
+
+    def mounting(self, world: World, name: str, **more: Any) -> None:
+        world.pod(name, **more)
+        pod = world.body(kinds.POD, name)
+        source = {"claimName": claim(world)["metadata"]["name"], "readOnly": True}
+        pod["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}, {"name": "model", "persistentVolumeClaim": source}]
+        world.api.put(kinds.POD, pod)
+
+    def test_who_holds_it_and_what_to_do_is_said(self) -> None:
+        world = ready_world()
+        for number in range(1, 6):
+            self.mounting(world, f"m-{number}", ready=True)
+        self.deleted(world)
+        world.model("m", pod={"labels": {"team": "a"}})
+        world.settle()
+        assert world.conditions()["Ready"] == ("False", "VolumePending")
+        assert world.conditions()["Available"][0] == "True", "the pods that hold it serve"
+        assert "m-1, m-2, m-3 and 2 more. Set spec.replicas to 0" in world.message("Ready")
+        assert world.settle() == []
+
+    def test_as_said_it_is_made_and_filled_anew(self) -> None:
+        world = ready_world()
+        self.mounting(world, "m-1", ready=True)
+        name = self.deleted(world)
+        world.model("m", pod={"labels": {"team": "a"}}, replicas=0)
+        world.settle()
+        assert world.body(kinds.DEPLOYMENT)["spec"]["replicas"] == 0
+        world.api.remove(kinds.POD, "team-a", "m-1")
+        world.api.remove(kinds.PERSISTENT_VOLUME_CLAIM, "team-a", name)
+        world.model("m", pod={"labels": {"team": "a"}})
+        world.settle()
+        assert FILLED_ANNOTATION not in claim(world)["metadata"]["annotations"]
+        assert [job["metadata"]["name"] for job in jobs(world)] == [name]
+
+    def test_pods_that_go_already_are_no_trouble(self) -> None:
+        world = ready_world()
+        self.mounting(world, "m-1", ready=True)
+        pod = world.body(kinds.POD, "m-1")
+        pod["metadata"]["deletionTimestamp"] = stamp(NOW)
+        world.api.put(kinds.POD, pod)
+        self.deleted(world)
+        world.model("m", pod={"labels": {"team": "a"}})
+        world.settle()
+        assert "made anew once no pod mounts it" in world.message("Ready")
+
+    def test_it_is_not_filled_any_further(self) -> None:
+        """The Job's own pod would hold it."""
+        world = cached_world()
+        world.settle()
+        job_pod(world, container=running(), phase="Running")
+        self.deleted(world)
+        world.settle()
+        assert not jobs(world) and world.conditions()["Available"] == ("False", "VolumePending")
+        assert world.settle() == []
+
+    def test_another_models_job_is_not_taken_from_it(self) -> None:
+        world = cached_world()
+        world.settle()
+        world.model("n")
+        world.step(("team-a", "n"))
+        self.deleted(world)
+        world.step(("team-a", "n"))
+        assert jobs(world)
+
+
 class TestSharing:
     def both(self) -> World:
         world = ready_world()
@@ -393,6 +546,55 @@ class TestMovingOn:
         assert [
             one["name"] for one in world.body(kinds.PERSISTENT_VOLUME_CLAIM, first)["metadata"]["ownerReferences"]
         ] == ["n"]
+
+    def left(self) -> tuple[World, str, str]:
+        """One step before the old claim is let go."""
+        world, first = self.moved()
+        (second,) = self.names(world) - {first}
+        end_job(world, name=second)
+        world.settle()
+        world.api.remove(kinds.POD, "team-a", "m-1")
+        world.pod("m-2", ready=True)
+        return world, first, second
+
+    def test_a_model_that_takes_the_old_claim_at_that_moment_keeps_it(self) -> None:
+        world, first, second = self.left()
+
+        def meddle(verb: str, kind: Any, name: str) -> None:
+            if (verb, kind, name) == ("delete", kinds.PERSISTENT_VOLUME_CLAIM, first):
+                body = world.body(kinds.PERSISTENT_VOLUME_CLAIM, first)
+                body["metadata"]["ownerReferences"].append({"kind": "QuantizedModel", "name": "n", "uid": "uid-n"})
+                world.api.put(kinds.PERSISTENT_VOLUME_CLAIM, body)
+
+        world.api.fail = meddle  # type: ignore[assignment]
+        with pytest.raises(ApiError, match="modified"):
+            world.settle()
+        world.api.fail = lambda verb, kind, name: None
+        assert self.names(world) == {first, second} and first in {job["metadata"]["name"] for job in jobs(world)}
+        world.settle()
+        references = world.body(kinds.PERSISTENT_VOLUME_CLAIM, first)["metadata"]["ownerReferences"]
+        assert [one["name"] for one in references] == ["n"]
+
+    def test_a_model_that_has_taken_the_old_claim_unseen_keeps_it(self) -> None:
+        world, first, _ = self.left()
+        known = world.sync
+
+        def late() -> None:
+            """The watch of claims is behind."""
+            known()
+            body = world.body(kinds.PERSISTENT_VOLUME_CLAIM, first)
+            body["metadata"]["ownerReferences"].append({"kind": "QuantizedModel", "name": "n", "uid": "uid-n"})
+            world.api.put(kinds.PERSISTENT_VOLUME_CLAIM, body)
+
+        world.sync = late  # type: ignore[method-assign]
+        world.step()
+        assert first in self.names(world)
+
+    def test_the_claim_goes_before_its_job(self) -> None:
+        """Or the model that takes it meanwhile is left with a claim that nothing fills."""
+        world, first, _ = self.left()
+        written = [(verb, kind) for verb, kind, name in world.settle() if name == first]
+        assert written == [("delete", "persistentvolumeclaims"), ("delete", "jobs")]
 
     def test_nothing_is_let_go_while_a_pod_is_of_a_revision_that_nobody_knows(self) -> None:
         world, first = self.moved()

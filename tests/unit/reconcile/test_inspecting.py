@@ -202,6 +202,51 @@ def test_asked_anew_by_hand_it_is_another_question() -> None:
     assert world.conditions()["ModelResolved"] == ("Unknown", "Inspecting")
 
 
+TOLERATION = {"key": "team", "operator": "Exists"}
+
+
+def tolerated(world: World) -> bool:
+    return TOLERATION in the_job(world)["spec"]["template"]["spec"]["tolerations"]
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        unscheduled("0/3 nodes are available: 3 node(s) had untolerated taint {team: ml}."),
+        waits("ImagePullBackOff", "Back-off pulling image: unauthorized"),
+        said("", 137),
+        said(answer_text(Unavailable(Reason.HUB_UNAVAILABLE, "it is down")), 1),
+    ],
+    ids=["no node", "no image", "no answer", "no hub"],
+)
+def test_a_mended_pod_reaches_a_job_that_hangs(status: dict[str, Any]) -> None:
+    world = private_world()
+    world.settle()
+    job_pod(world, **status)
+    world.settle()
+    world.model(**PRIVATE, pod={"tolerations": [TOLERATION]})
+    world.settle()
+    assert tolerated(world) and world.conditions()["ModelResolved"] == ("Unknown", "Inspecting")
+    assert world.settle() == []
+
+
+@pytest.mark.parametrize("answer", [FACTS, GATED])
+def test_a_mended_pod_asks_no_answered_question_again(answer: Answer) -> None:
+    world = answered(private_world(), answer)
+    world.model(**PRIVATE, pod={"tolerations": [TOLERATION]})
+    world.settle()
+    assert not tolerated(world)
+
+
+def test_a_mended_pod_leaves_a_job_alone_that_runs() -> None:
+    world = private_world()
+    world.settle()
+    job_pod(world)
+    world.model(**PRIVATE, pod={"tolerations": [TOLERATION]})
+    world.settle()
+    assert not tolerated(world)
+
+
 def test_two_models_have_a_job_each() -> None:
     world = private_world().model("n", **PRIVATE)
     world.step()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubequant.cluster import kinds
-from kubequant.manifests.jobs import job_metadata, job_pod_labels
+from kubequant.manifests.jobs import build_job, job_pod_labels
 from kubequant.manifests.names import Owner
 from kubequant.reconcile.job_records import JobPodRecord, any_pod_record, claim_record, job_pod_record, job_record
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
@@ -20,8 +20,8 @@ BARE = {"namespace": "team-a", "name": "x", "uid": "u"}
 
 
 def job_body(name: str = "m-job", uid: str = "u-job", **status: Any) -> dict[str, Any]:
-    metadata = job_metadata(OWNER, name, "inspector")
-    return {"kind": "Job", "metadata": {**metadata, "uid": uid, "creationTimestamp": stamp(NOW)}, "status": status}
+    job = build_job(OWNER, name, "inspector", {"template": {"spec": {}}})
+    return {**job, "metadata": {**job["metadata"], "uid": uid, "creationTimestamp": stamp(NOW)}, "status": status}
 
 
 def job_pod_body(name: str = "m-job-1", job: str = "u-job", created: float = NOW, **status: Any) -> dict[str, Any]:

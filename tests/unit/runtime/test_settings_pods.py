@@ -104,5 +104,5 @@ def test_the_operators_credentials_for_the_proxy_reach_no_pod(tmp_path: Path) ->
 
 
 def test_credentials_without_a_proxy_are_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="proxyCredentialsFile is for the proxy that hub.proxy names"):
+    with pytest.raises(ValidationError, match=r"proxyCredentialsFile is for the proxy that hub\.proxy names"):
         settings(tmp_path, "hub: {proxyCredentialsFile: /credentials}")
