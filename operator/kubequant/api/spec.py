@@ -7,10 +7,11 @@ Refusals are CEL rules with a sentence, not patterns: the API server shows the s
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from kubequant.api.schema import cel, validations
@@ -127,6 +128,10 @@ class SecretKeyRef(Part):
     ] = Field(description="Key within the Secret that holds the token.")
 
 
+_PATH = "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
+_PATH_RULE = "`path` must be a relative path within the volume: letters, digits, `.`, `_`, `-` and `/`, no `..`"
+
+
 class ClaimSource(Part):
     """A folder of a PersistentVolumeClaim in the model's own namespace. The operator never opens it: a Job and the pods do, read-only."""
 
@@ -137,13 +142,20 @@ class ClaimSource(Part):
             text(
                 512,
                 cel(
-                    "self.matches('^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$') && !self.contains('..')",
-                    "`path` must be a relative path within the volume: letters, digits, `.`, `_`, `-` and `/`, no `..`",
+                    f"self.matches('{_PATH}') && !self.contains('..')",
+                    _PATH_RULE,
                 ),
             ),
         ]
         | None
     ) = Field(None, description="Folder within the volume that holds config.json; its top when left out.")
+
+    @field_validator("path")
+    @classmethod
+    def _path_stays_within(cls, path: str | None) -> str | None:
+        if path is not None and (".." in path or not re.fullmatch(_PATH, path)):
+            raise ValueError(_PATH_RULE)
+        return path
 
 
 _EXACTLY_ONE = cel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from pydantic import ValidationError
@@ -38,7 +39,13 @@ _SENTENCES = {
     )
     for kind in kinds
 }
+_AGAIN = re.compile(r"(?:Asked|Tried) again (?=(?:about|after) )|It is read again from the start\.")
 _WITHOUT_VALUE = frozenset({"missing", "extra_forbidden"})
+
+
+def by_hand(message: str) -> str:
+    """The operator's message, where nobody but the user tries again."""
+    return _AGAIN.sub(lambda said: "Run it again " if said[0].endswith(" ") else "Run it again.", message)
 
 
 def sentences(error: ValidationError, name: Callable[[str], str] = str) -> str:

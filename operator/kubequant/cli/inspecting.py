@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from huggingface_hub.errors import HfHubHTTPError
+from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from kubequant.api.conditions import Reason
+from kubequant.cli.asking import repository_name
+from kubequant.cli.faults import by_hand
+from kubequant.cli.options import Misuse
 from kubequant.cli.output import answering
 from kubequant.errors import KubeQuantError, Refused, Waiting
 from kubequant.hub.client import Hub
+from kubequant.hub.failures import foreign
 from kubequant.hub.local import describe_volume
 from kubequant.hub.session import Connecting
 from kubequant.planning.facts_json import facts_to_json
@@ -25,6 +32,9 @@ log = logging.getLogger(__name__)
 DESCRIBED, LATER, REFUSED = 0, 1, 3
 DEADLINE_SECONDS = 300.0  # nobody else waits for this process: longer than the operator gives one of many models
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - its name
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")  # as the API has it
+_HOST = re.compile(r"([*][.])?[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")  # as hub.redirectHosts
+_endpoint: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,26 @@ class InspectOptions:
     termination_log: Path | None
 
 
+def check(options: InspectOptions) -> None:
+    """Raises Misuse for what no hub is asked for."""
+    if options.repository is not None:
+        repository_name(options.repository)
+    if not _REVISION.fullmatch(options.revision) or ".." in options.revision:
+        raise Misuse(f"--revision {options.revision[:80]!r}: a branch, a tag or a commit, as in main")
+    try:
+        _endpoint.validate_python(options.hub.endpoint)
+    except ValidationError:
+        raise Misuse(
+            f"--endpoint {options.hub.endpoint[:80]!r}: the URL of a hub by http or https, as in https://huggingface.co"
+        ) from None
+    for host in options.hub.redirect_hosts:
+        if not _HOST.fullmatch(host):
+            raise Misuse(
+                f"--redirect-host {host[:80]!r}: a host without scheme, port and path, as in cdn.example.com; *. before it "
+                "stands for all below it"
+            )
+
+
 def run_inspect(options: InspectOptions) -> int:
     """Prints the facts, or why there are none; writes the answer into the termination log where there is one."""
     answer = _answer(options)
@@ -57,7 +87,7 @@ def run_inspect(options: InspectOptions) -> int:
         with answering():
             click.echo(facts_to_json(answer))
         return DESCRIBED
-    click.echo(f"{answer.reason}: {answer.message}", err=True)
+    click.echo(f"{answer.reason}: {by_hand(answer.message)}", err=True)
     return LATER if isinstance(answer, Waiting) else REFUSED
 
 
@@ -84,10 +114,15 @@ def _described(options: InspectOptions) -> ModelFacts:
 
 
 async def _of_repository(repository: str, revision: str, options: HubOptions) -> ModelFacts:
-    token = (os.environ.get(TOKEN_VARIABLE) or "").strip()
+    written = os.environ.get(TOKEN_VARIABLE)
+    token = (written or "").strip()
+    no_token = (
+        "HF_TOKEN is not set" if written is None else "the key of the Secret that the model names is empty (HF_TOKEN)"
+    )
     hub = Hub(
         endpoint=options.endpoint,
         token=lambda: token or None,
+        no_token=lambda: no_token,
         deadline_seconds=DEADLINE_SECONDS,
         concurrency=1,
         connecting=Connecting(ca_file=options.ca_file, redirect_hosts=options.redirect_hosts),
@@ -95,19 +130,26 @@ async def _of_repository(repository: str, revision: str, options: HubOptions) ->
     try:
         return await hub.describe(repository, revision)
     except Refused as refused:
-        raise _of_this_token(refused, repository, options.endpoint, has_token=bool(token)) from refused
+        raise _of_this_token(refused, repository, options.endpoint, "" if token else no_token) from refused
     finally:
         await hub.close()
 
 
-def _of_this_token(refused: Refused, repository: str, endpoint: str, *, has_token: bool) -> Refused:
-    """The Hub's refusals speak of the operator's token; it is the model's that was sent from here."""
+def _of_this_token(refused: Refused, repository: str, endpoint: str, no_token: str) -> Refused:
+    """The Hub's refusals speak of the operator's token; it is the model's that was sent from here, or `no_token` says why none."""
     page = f"{endpoint.rstrip('/')}/{repository}"
+    answered = refused.__cause__
+    doubt = foreign(answered.response, endpoint) if isinstance(answered, HfHubHTTPError) else ""
     match refused.reason:
         case Reason.ACCESS_GATED:
+            how = (
+                f"with an account, and put a token of it that reads gated repositories into the Secret: {no_token}."
+                if no_token
+                else "with the account of the token that the model names, and let that token read gated repositories."
+            )
             message = (
                 f"{repository} is gated: the hub gives its files only to accounts that accepted its terms. Accept them "
-                f"at {page} with the account of the token that the model names, and let that token read gated repositories."
+                f"at {page} {how}"
             )
         case Reason.TOKEN_INVALID:
             message = (
@@ -116,14 +158,13 @@ def _of_this_token(refused: Refused, repository: str, endpoint: str, *, has_toke
             )
         case Reason.REPOSITORY_NOT_FOUND:
             message = (
-                f"{repository} is not at {page}: it does not exist, or it is private and the token that the model names "
-                "does not open it (the hub tells no difference). Check spec.model.repository and the token's account."
+                f"{repository} is not at {page}: it does not exist, or it is private and "
+                f"{no_token or 'the token that the model names does not open it'} (the hub tells no difference). Check "
+                "spec.model.repository and the token's account."
             )
-            if not has_token:
-                message = f"{refused.message} The Secret's key that the model names holds no token: it is empty."
         case _:
             return refused
-    return Refused(refused.reason, message)
+    return Refused(refused.reason, message + doubt)
 
 
 def _unreadable(error: OSError) -> Refused:

@@ -13,7 +13,7 @@ import click
 import yaml
 from pydantic import ValidationError
 
-from kubequant.cli.faults import sentences
+from kubequant.cli.faults import by_hand, sentences
 from kubequant.cli.options import FindOptions, FleetOptions, Misuse, PlanOptions, source_of_arguments
 from kubequant.cli.output import answering
 
@@ -248,10 +248,12 @@ def inspect(
     """
     if (repository is None) == (folder is None):
         raise click.UsageError("name one model: --repository OWNER/NAME or --folder DIR")
-    from kubequant.cli.inspecting import HubOptions, InspectOptions, run_inspect
+    from kubequant.cli.inspecting import HubOptions, InspectOptions, check, run_inspect
 
     hub = HubOptions(endpoint, redirect_hosts, ca_file)
-    sys.exit(run_inspect(InspectOptions(repository, revision, hub, folder, within, termination_log)))
+    options = InspectOptions(repository, revision, hub, folder, within, termination_log)
+    check(options)
+    sys.exit(run_inspect(options))
 
 
 @contextmanager
@@ -267,7 +269,7 @@ def _faults_said() -> Iterator[None]:
     except (click.ClickException, BrokenPipeError):
         raise
     except KubeQuantError as error:
-        raise click.ClickException(f"no answer yet ({error.reason}): {error.message}") from error
+        raise click.ClickException(f"no answer yet ({error.reason}): {by_hand(error.message)}") from error
     except (ApiError, ConfigException) as error:
         raise click.ClickException(
             f"the cluster cannot be read: {error}. Without a cluster: --gpu PRODUCT or --fleet FILE"

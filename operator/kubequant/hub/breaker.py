@@ -10,14 +10,12 @@ let everybody probe; here a request is streamed, and status must say since when 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
 
 FAILURES_IN_A_ROW = 5
-FAILURES_OF_ONE = 2  # of those: more of one repository's files say nothing of the host
 FIRST_PAUSE_SECONDS = 5.0
 MAX_PAUSE_SECONDS = 60.0
 
@@ -39,7 +37,7 @@ class _Outage:
     cause: str = ""
     again: datetime | None = None  # None while closed
     ends: float = 0.0  # the pause, on the clock
-    of_one: Counter[str] = field(default_factory=Counter)
+    repositories: set[str] = field(default_factory=set)  # that were counted
 
 
 class Breaker:
@@ -69,14 +67,16 @@ class Breaker:
             self._outage = None
 
     def failed(self, probe: bool, cause: str, repository: str = "") -> None:
-        """Of a `repository` where its files alone may be what fails.
+        """A `repository` whose files alone may be what fails counts once in a row.
 
         Raises OpenError where the breaker is open now, so that all are told the same.
         """
         with self._lock:
             outage = self._outage = self._outage or _Outage(self._now())
-            outage.of_one[repository] += 1
-            outage.failures += not repository or outage.of_one[repository] <= FAILURES_OF_ONE
+            if repository not in outage.repositories:
+                outage.failures += 1
+            if repository:
+                outage.repositories.add(repository)
             # Those under way when it opened fail, too: they are no news.
             if probe or (outage.again is None and outage.failures >= FAILURES_IN_A_ROW):
                 self._pause(outage, cause)

@@ -248,7 +248,8 @@ def _format(candidate: Candidate, terms: Terms) -> _Verdict:
         what = f"pickle files only ({pickles}), which can run code" if pickles else "not at its top"
         return (
             Rejection.NO_SAFETENSORS,
-            f"Its weights are {what}: {len(candidate.files)} files, no *.safetensors there.",
+            f"Its weights are {what}: {len(candidate.files)} files, no *.safetensors there. Take a checkpoint that has them, "
+            "or ask its publisher to upload it as safetensors.",
         )
     return None
 
@@ -297,10 +298,11 @@ def _publisher(candidate: Candidate, terms: Terms) -> _Verdict:
         return None
     alike = resembled(candidate.publisher, terms.base, terms.publishers)
     warning = f" Its name only resembles {alike}'s: look twice." if alike else ""
+    many = len({owner_of(terms.base), *terms.publishers})
     advice = "add it to discovery.additionalPublishers of the operator, or name the repository under spec.quantization.checkpoint"
     return (
         Rejection.NOT_TRUSTED,
-        f"{candidate.publisher} is not among the {len(terms.publishers) + 1} publishers that are trusted.{warning} To trust it, {advice}.",
+        f"{candidate.publisher} is not among the {many} publishers that are trusted.{warning} To trust it, {advice}.",
     )
 
 

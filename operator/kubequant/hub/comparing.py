@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from kubequant.errors import Refused, Waiting
+from kubequant.errors import Refused
 from kubequant.hub import likeness, tokenizers
 from kubequant.hub.description import MAX_DOCUMENT_BYTES
 from kubequant.hub.documents import parse_object
@@ -31,16 +32,8 @@ class NotComparableError(Exception):
     """The base model lacks a file that a comparison needs, or it cannot be read. The text says so, in a sentence."""
 
 
-class BaseWaitsError(Exception):
-    """The base model's own file fails for now: no candidate can be compared."""
-
-    def __init__(self, waiting: Waiting) -> None:
-        super().__init__(waiting.message)
-        self.waiting = waiting
-
-
 class Files:
-    """The files of a listing. Of a base that cannot be read they raise NotComparableError, of one that fails BaseWaitsError."""
+    """The files of a listing. Of a base that cannot be read they raise NotComparableError."""
 
     def __init__(self, requests: Requests, listing: Listing, *, of_base: bool = False) -> None:
         self.listing = listing
@@ -57,10 +50,6 @@ class Files:
         except Refused as refused:
             if self._of_base:
                 raise NotComparableError(f"the operator cannot read its {name}. {refused.message}") from refused
-            raise
-        except Waiting as waiting:
-            if self._of_base:
-                raise BaseWaitsError(waiting) from waiting
             raise
 
     async def document(self, name: str) -> Mapping[str, Any]:
@@ -115,13 +104,14 @@ async def chat_template_difference(base: Files, candidate: Files) -> str:
     if not ours:
         return f"it has a chat template of {_characters(theirs):,} characters, the base has none"
     return (
-        f"its chat template ({_characters(theirs):,} characters) is not the base's ({_characters(ours):,} characters)"
+        f"its chat template ({_characters(theirs):,} characters) is not the base's ({_characters(ours):,} characters): "
+        f"{tokenizers.template_difference(ours, theirs)}"
     )
 
 
 async def _print_differences(base: Files, candidate: Files) -> list[str]:
     ours = await base.read(TOKENIZER, _print, MAX_TOKENIZER_BYTES)
-    return (await candidate.read(TOKENIZER, _print, MAX_TOKENIZER_BYTES)).differences(ours)
+    return await candidate.read(TOKENIZER, _Against(base.listing.commit, ours), MAX_TOKENIZER_BYTES)
 
 
 async def _file_differences(base: Files, candidate: Files) -> list[str]:
@@ -159,6 +149,17 @@ def _sha256(data: bytes) -> str:
 
 def _print(data: bytes) -> tokenizers.TokenizerPrint:
     return tokenizers.print_of(parse_object(data))
+
+
+@dataclass(frozen=True)
+class _Against:
+    """What of a tokenizer.json differs from the base's at its commit: one question however often it is put."""
+
+    base_commit: str
+    base: tokenizers.TokenizerPrint = field(compare=False)
+
+    def __call__(self, data: bytes) -> list[str]:
+        return self.base.differences(parse_object(data))
 
 
 def _characters(templates: Mapping[str, str]) -> int:

@@ -8,8 +8,9 @@ nothing), and who has the base's name in its own. Where so many do that a list i
 trusted publisher are asked for by name. Candidates are read until MAX_TAKEN of them are taken, and MAX_READ at most: the
 number of requests is bounded, however many strangers there are.
 
-Throttled ends a search, for it is the operator's own budget that is used up, and so does a failure of the lists or of the
-base's own files. A candidate whose files fail is rejected as CouldNotBeRead, and what is found is partial, even nothing.
+Throttled ends a search, for it is the operator's own budget that is used up, and so does a failure of the lists. A
+candidate whose files fail is rejected as CouldNotBeRead, and what is found is partial; where all of them fail and the
+base's own files, too, it is the hub that does, and the failure is raised.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -33,11 +35,11 @@ from kubequant.hub.candidates import (
     is_repository,
     rejected,
 )
-from kubequant.hub.comparing import Files
+from kubequant.hub.comparing import Files, NotComparableError
 from kubequant.hub.examining import Base, could_not_be_read, examined
 from kubequant.hub.licences import licence_of
 from kubequant.hub.memory import ExpiringCache
-from kubequant.hub.repository import listing_of
+from kubequant.hub.repository import CONFIG, listing_of
 from kubequant.hub.requests import NoListsError, Requests
 from kubequant.hub.trust import Rejection, owner_of
 from kubequant.planning.facts_json import facts_to_json
@@ -128,12 +130,20 @@ async def _sifted(
     at_sight = {one: rejected(one, base.terms) for one in seen}
     verdicts = await _examined(requests, base, [one for one in seen if not at_sight[one]], known)
     read = verdicts.values()
+    if read and all(isinstance(one, Waiting) for one in read):
+        await _prove(base.files)
     return Found(
         checkpoints=tuple(one for one in read if isinstance(one, ModelFacts)),
         rejected=tuple(_refusals((one, at_sight[one] or verdicts.get(one)) for one in seen)),
         notes=(*notes, *_left_out(len(candidates) - len(seen))),
         partial=any(isinstance(one, Waiting) for one in read),
     )
+
+
+async def _prove(files: Files) -> None:
+    """Raises Throttled and Unavailable where the hub gives no file of the base either."""
+    with suppress(NotComparableError):
+        await files.document(CONFIG)
 
 
 async def _examined(

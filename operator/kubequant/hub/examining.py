@@ -16,7 +16,6 @@ from kubequant.api.conditions import Reason
 from kubequant.errors import Refused, Throttled, Unavailable, Waiting
 from kubequant.hub.candidates import GATED, SERVE_ANYWAY, Candidate, Terms
 from kubequant.hub.comparing import (
-    BaseWaitsError,
     Files,
     NotComparableError,
     chat_template_difference,
@@ -59,7 +58,7 @@ class _RejectedError(Exception):
 
 
 async def examined(requests: Requests, candidate: Candidate, base: Base) -> ModelFacts | Rejected | Waiting:
-    """Raises Throttled, and Unavailable for the base's own files: that is nothing of this candidate's."""
+    """Raises Throttled: that is nothing of this candidate's."""
     try:
         async with asyncio.timeout(CANDIDATE_SECONDS):
             return await _examined(requests, candidate, base)
@@ -79,8 +78,6 @@ async def examined(requests: Requests, candidate: Candidate, base: Base) -> Mode
         return _rejected(
             candidate, Rejection.CONFIG_INVALID, f"Its JSON files are nested too deeply to compare. {SERVE_ANYWAY}"
         )
-    except BaseWaitsError as error:
-        raise error.waiting from error
     except Throttled:
         raise
     except Waiting as waiting:  # its files fail, or change while they are read

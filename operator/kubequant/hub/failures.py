@@ -34,7 +34,7 @@ from kubequant.hub.transport import NO_TOKEN, ChangedError, NotAHubError, RangeI
 
 CHANGED_RETRY_SECONDS = 15.0
 _HUB_HEADERS = ("x-error-code", "x-error-message", "x-request-id", "x-repo-commit")
-_PROMISE = re.compile(r" (Tried|Asked|It is read) again[^.]*\.")
+_PROMISE = re.compile(r" (Asked|It is read) again[^.]*\.")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _TRANSPORT_ERRORS = (
     ThrottledError,

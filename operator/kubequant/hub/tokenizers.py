@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from kubequant.hub.documents import quoted
 
 Document = Mapping[str, Any]
 
@@ -18,6 +22,8 @@ PARTS = ("vocabulary", "merges", "added tokens", "model", "normalizer", "pre_tok
 
 # What the tokenizers library assumes where a file of an older release says nothing; of all other switches: false.
 _ASSUMED: Mapping[str, object] = {"use_regex": True, "trim_offsets": True, "add_prefix_space": True, "split": True}
+_IDS = 2**63
+_BEFORE, _SHOWN = 10, 40  # characters of two templates: those before the difference, and all
 _SPECIAL = ("bos_token", "eos_token", "unk_token")
 _SWITCHES = ("add_bos_token", "add_eos_token", "add_prefix_space")
 
@@ -27,20 +33,53 @@ class TokenizerPrint:
     """What is kept of a tokenizer.json, which takes 300 MB parsed: of each part how many entries it has, and a digest."""
 
     parts: Mapping[str, tuple[int, str]]
+    tokens: TokenIds
 
-    def differences(self, base: TokenizerPrint) -> list[str]:
-        """What differs, with numbers: "its merges (151,387 entries, of the base 151,386)"."""
+    def differences(self, tokenizer: Document) -> list[str]:
+        """What of a parsed tokenizer.json differs from this base's, with numbers and a token:
+        "its merges (151,387 entries, of the base 151,386)"."""
+        theirs = _parts(tokenizer)
+        differing = [part for part in PARTS if theirs[part] != self.parts[part]]
+        example = self.tokens.difference(_vocabulary(tokenizer)) if "vocabulary" in differing else ""
         return [
-            f"its {part} ({self.parts[part][0]:,} entries, of the base {base.parts[part][0]:,})"
-            for part in PARTS
-            if self.parts[part] != base.parts[part]
+            f"its {part} ({theirs[part][0]:,} entries, of the base {self.parts[part][0]:,}"
+            f"{example if part == 'vocabulary' else ''})"
+            for part in differing
         ]
 
 
+@dataclass(frozen=True)
+class TokenIds:
+    """The ids of a vocabulary's tokens, 16 bytes each: `hashes` of the tokens, sorted, and `ids` in their order."""
+
+    hashes: array[int]
+    ids: array[int]
+
+    def difference(self, vocabulary: object) -> str:
+        """A token that has another id in a vocabulary or is not in both: "; 'a' is 1, of the base 2"."""
+        numbered = _numbered(vocabulary)
+        for token, number in numbered.items():
+            ours = self._id_of(hash(token))
+            if ours != number:
+                return f"; {quoted(token)} is {number}, {'which the base has not' if ours is None else f'of the base {ours}'}"
+        theirs = set(map(hash, numbered))
+        missing = next((ours for one, ours in zip(self.hashes, self.ids, strict=True) if one not in theirs), None)
+        return "" if missing is None else f"; the base's token {missing} is not there"
+
+    def _id_of(self, hashed: int) -> int | None:
+        place = bisect_left(self.hashes, hashed)
+        return self.ids[place] if place < len(self.hashes) and self.hashes[place] == hashed else None
+
+
 def print_of(tokenizer: Document) -> TokenizerPrint:
-    """The print of a parsed tokenizer.json."""
-    stated = tokenizer.get("model")
-    model: Document = stated if isinstance(stated, Mapping) else {}
+    """The print of a base's parsed tokenizer.json."""
+    pairs = sorted((hash(token), number) for token, number in _numbered(_vocabulary(tokenizer)).items())
+    tokens = TokenIds(array("q", (one for one, _ in pairs)), array("q", (number for _, number in pairs)))
+    return TokenizerPrint(_parts(tokenizer), tokens)
+
+
+def _parts(tokenizer: Document) -> Mapping[str, tuple[int, str]]:
+    model = _model(tokenizer)
     parts: Mapping[str, object] = {
         "vocabulary": model.get("vocab"),
         "merges": _merges(model.get("merges")),
@@ -48,7 +87,26 @@ def print_of(tokenizer: Document) -> TokenizerPrint:
         "model": _plain({key: value for key, value in model.items() if key not in ("vocab", "merges")}),
         **{part: _plain(tokenizer.get(part)) for part in PARTS[4:]},
     }
-    return TokenizerPrint({part: (_entries(value), _digest(value)) for part, value in parts.items()})
+    return {part: (_entries(value), _digest(value)) for part, value in parts.items()}
+
+
+def _model(tokenizer: Document) -> Document:
+    stated = tokenizer.get("model")
+    return stated if isinstance(stated, Mapping) else {}
+
+
+def _vocabulary(tokenizer: Document) -> object:
+    return _model(tokenizer).get("vocab")
+
+
+def _numbered(vocabulary: object) -> dict[str, int]:
+    """Tokens with their ids, which in a list of [token, score] are their places."""
+    if isinstance(vocabulary, Mapping):
+        return {token: number for token, number in vocabulary.items() if type(number) is int and 0 <= number < _IDS}
+    pieces = vocabulary if isinstance(vocabulary, list) else []
+    return {
+        one[0]: place for place, one in enumerate(pieces) if isinstance(one, list) and one and isinstance(one[0], str)
+    }
 
 
 def chat_template_of(
@@ -65,6 +123,22 @@ def chat_template_of(
         return _without_empty({"default": stated})
     named = [one for one in stated if isinstance(one, Mapping)] if isinstance(stated, list) else []
     return _without_empty({str(one.get("name")): str(one.get("template", "")) for one in named})
+
+
+def template_difference(base: Mapping[str, str], candidate: Mapping[str, str]) -> str:
+    """Where two sets of templates first differ, with a few characters of both."""
+    for name in sorted(base.keys() | candidate.keys()):
+        ours, theirs = base.get(name), candidate.get(name)
+        if ours is None or theirs is None:
+            return f"the one called {quoted(name)} is only {'of the base' if theirs is None else 'its own'}"
+        if ours != theirs:
+            place = next(
+                (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+            )
+            start = max(0, place - _BEFORE)
+            shown = [repr(text[start : start + _SHOWN]) if text[place:] else "its end" for text in (theirs, ours)]
+            return f"from character {place + 1:,} on, {shown[0]} where the base has {shown[1]}"
+    return ""
 
 
 def setting_differences(base: Document, candidate: Document) -> list[str]:

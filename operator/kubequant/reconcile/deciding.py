@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 DECISIONS_CACHED = 2048
 LOOK_AGAIN_SECONDS = 3600.0
+SEARCH_AGAIN_SECONDS = 60.0
 OPENED_BY_A_TOKEN = frozenset({Reason.ACCESS_GATED, Reason.REPOSITORY_NOT_FOUND})
 
 
@@ -232,6 +233,8 @@ class Deciding:
             found = await self._discovering.found_later(facts)
             outcome = await self._outcome(snapshot, spec, facts, found)
         except KubeQuantError as error:
+            if isinstance(error, Waiting):  # a search that outlasts a look has its answer for the next one
+                self._look_again_at[key] = now + SEARCH_AGAIN_SECONDS
             log.info("whether a checkpoint was published meanwhile is not known: %s", error.message)
             return None
         if not isinstance(outcome, Plan) or outcome.predicted:

@@ -3,7 +3,7 @@
 The algorithm, level-triggered: the Job of this question (its name is a digest of the question) is made where there is
 none; while it runs, the model waits and says for what; once it has ended, the last answer of its pods counts, until the
 Job's time to live deletes it and the question is asked anew. A Job that hangs, and would be made with another pod by now,
-makes room for that. A decision that was made keeps the facts, and never asks.
+makes room for that. At most AT_ONCE run at a time. A decision that was made keeps the facts, and never asks.
 
 Each model has a Job of its own, also where two ask for the same: another Secret may open something else, and whoever may
 write one model must not learn by it what another one's Secret opens.
@@ -17,8 +17,9 @@ written directly. No other model reads the answer, and nothing of it reaches a s
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kubequant.api.conditions import Reason
@@ -27,7 +28,7 @@ from kubequant.cluster import kinds
 from kubequant.cluster.api import ApiError, Body, KubeApi
 from kubequant.errors import Refused, Waiting
 from kubequant.manifests.inspector import (
-    TTL_SECONDS,
+    COMPONENT,
     FolderSubject,
     InspectorSettings,
     RepositorySubject,
@@ -41,26 +42,41 @@ from kubequant.planning.inspection import Answer, printable, read_answer
 from kubequant.planning.values import ModelFacts
 from kubequant.reconcile.children import Children, check_control
 from kubequant.reconcile.inputs import RepositorySource, Source, VolumeSource
+from kubequant.reconcile.inspection_words import no_image, told, unanswered
 from kubequant.reconcile.job_records import JobPodRecord, JobRecord, is_outdated, job_record
 from kubequant.reconcile.store import Snapshot, Store
 
 AGAIN_SECONDS = 2.0
+AT_ONCE = 16  # Jobs that have not ended, in the whole cluster
+TURN_SECONDS = 10.0  # about as long as one takes
+START_SECONDS = 120.0  # within which a pod runs, or hangs
 MAX_NOTES = 8
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _CHECKSUMS = re.compile(r"([0-9a-f]{64})?")
-_PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-_CONFIG_FAILURES = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 
 class Inspecting:
-    """Asks by Job. Without `settings` there is no image to ask with, and every question is refused."""
+    """Asks by Job. Without `settings` there is no image to ask with, and every question is refused.
 
-    def __init__(self, *, api: KubeApi, store: Store, children: Children, settings: InspectorSettings | None) -> None:
+    `clock` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        api: KubeApi,
+        store: Store,
+        children: Children,
+        settings: InspectorSettings | None,
+        clock: Callable[[], float],
+    ) -> None:
         self._api = api
         self._store = store
         self._children = children
         self._settings = settings
+        self._clock = clock
+        self._being_made = 0
 
     async def facts(self, snapshot: Snapshot, owner: Owner, spec: QuantizedModelSpec, source: Source) -> ModelFacts:
         """The facts of `source`, a repository that the model's own token opens or a folder of a claim.
@@ -68,17 +84,14 @@ class Inspecting:
         Raises Waiting while they are not known yet, Refused, Conflict and ApiError.
         """
         if self._settings is None:
-            raise _no_image(source)
+            raise no_image(source)
         subject = subject_of(spec, source)
         claim = await self._claim(owner, subject)
         name = inspector_name(owner, subject, snapshot.model.replan)
         manifest = build_inspector(owner, name, subject, self._settings, spec.pod or Pod())
         job = self._store.job((owner.namespace, name))
         if job is None:
-            authorities = build_authorities(owner, self._settings)
-            if authorities:
-                await self._children.ensure(kinds.CONFIG_MAP, owner, authorities)
-            job = await self._made(manifest, owner)
+            job = await self._in_turn(self._settings, manifest, owner)
         elif job.owner_uid != owner.uid:
             job = await self._existing(owner, name)
         pods = self._store.job_pods(job)
@@ -88,10 +101,10 @@ class Inspecting:
         if not isinstance(answer, ModelFacts | Refused) and is_outdated(job, pods, manifest):
             raise await self._asked_anew(job, f"Job {job.name} waits with another pod than spec.pod asks for now")
         if answer is None:
-            raise _unanswered(job, pods, subject)
+            raise unanswered(job, pods, subject)
         if isinstance(answer, ModelFacts):
             return _with_notes(_checked(answer, source, job), claim)
-        raise _told(answer, subject, job)
+        raise told(answer, subject, job)
 
     async def _claim(self, owner: Owner, subject: Subject) -> Body | None:
         """The user's claim, read before a pod waits for it. Users' claims are not watched, so it is polled."""
@@ -105,6 +118,31 @@ class Inspecting:
                 "persistentVolumeClaim.claimName; the model goes on by itself then.",
             )
         return claim
+
+    async def _in_turn(self, settings: InspectorSettings, manifest: Body, owner: Owner) -> JobRecord:
+        """The Job, made where not too many are under way: each asks the Hub for itself, and knows nothing of the others."""
+        under_way = self._being_made + sum(self._is_under_way(job) for job in self._store.jobs_of(COMPONENT))
+        if under_way >= AT_ONCE:
+            raise Waiting(
+                Reason.INSPECTING,
+                f"Job {manifest['metadata']['name']} waits for its turn: {AT_ONCE} inspectors run, as many as may at once",
+                AGAIN_SECONDS + random.uniform(0, 2 * TURN_SECONDS),  # noqa: S311 - jitter, no secret
+            )
+        self._being_made += 1
+        try:
+            authorities = build_authorities(owner, settings)
+            if authorities:
+                await self._children.ensure(kinds.CONFIG_MAP, owner, authorities)
+            return await self._made(manifest, owner)
+        finally:
+            self._being_made -= 1
+
+    def _is_under_way(self, job: JobRecord) -> bool:
+        """Whether it asks the Hub or is about to. One that hangs, for want of a node or a Secret, must not keep others waiting."""
+        if job.has_ended:
+            return False
+        is_new = self._clock() - job.created < START_SECONDS
+        return is_new or any(pod.phase == "Running" for pod in self._store.job_pods(job))
 
     async def _made(self, manifest: Body, owner: Owner) -> JobRecord:
         """The Job, created; or the one that a reconcile before this one created and no watch has brought yet."""
@@ -142,19 +180,6 @@ def subject_of(spec: QuantizedModelSpec, source: Source) -> Subject:
     return RepositorySubject(source.repository, source.revision, secret.name, secret.key)
 
 
-def _no_image(source: Source) -> Refused:
-    what = (
-        f"the PersistentVolumeClaim {source.claim}"
-        if isinstance(source, VolumeSource)
-        else f"{source.repository} with the model's token"
-    )
-    return Refused(
-        Reason.INSPECTION_FAILED,
-        f"only a Job in the model's namespace may read {what}, and the operator has no image for it: set inspector.image "
-        "in the operator's configuration to the operator's own image.",
-    )
-
-
 def _last_answer(pods: Sequence[JobPodRecord]) -> Answer | None:
     """Of the newest pod that left one; the tries before it did not bring a better one."""
     for pod in reversed(pods):
@@ -164,83 +189,6 @@ def _last_answer(pods: Sequence[JobPodRecord]) -> Answer | None:
         except ValueError:
             continue
     return None
-
-
-def _unanswered(job: JobRecord, pods: Sequence[JobPodRecord], subject: Subject) -> Waiting | Refused:
-    """Why there is no answer: passing while the Job goes on, by its last pod's word; refused once it has ended."""
-    last = pods[-1] if pods else None
-    if job.has_ended and all(_is_over(pod) for pod in pods):  # the watch of Jobs may be ahead of that of pods
-        cause = _cause_of(last) if last else ""
-        failure = f" ({printable(job.failure)})" if job.failure else ""
-        return Refused(
-            Reason.INSPECTION_FAILED,
-            f"Job {job.name}, which reads {_said(subject)}, ended without an answer{failure}{cause}.{_again(job)}",
-        )
-    if last is None:
-        message = (
-            f"Job {job.name} is to read {_said(subject)} and has no pod yet. Where that lasts, kubectl describe job "
-            f"{job.name} says why: a ResourceQuota, Pod Security or a webhook that refuses it."
-        )
-        return Waiting(Reason.INSPECTING, message)
-    return _held_up(last, subject) or Waiting(
-        Reason.INSPECTING, f"Job {job.name} reads {_said(subject)}; it ends within minutes"
-    )
-
-
-def _held_up(pod: JobPodRecord, subject: Subject) -> Waiting | None:
-    """What a pod waits for that somebody must mend."""
-    waiting, word = printable(pod.container.waiting_message), pod.container.waiting_reason
-    if not pod.scheduled and pod.scheduling_message:
-        return _unscheduled(pod, subject)
-    if word in _PULL_FAILURES:
-        cause = waiting.rpartition("ErrImagePull: ")[2].rstrip(".") or word
-        return Waiting(
-            Reason.IMAGE_PULL_FAILED,
-            f"the inspector's image cannot be pulled: {cause}. Check inspector.image in the operator's configuration, "
-            "spec.pod.imagePullSecrets and the registry.",
-        )
-    if word in _CONFIG_FAILURES:
-        return Waiting(
-            Reason.CONFIGURATION_MISSING,
-            f"the inspector of {_said(subject)} cannot be started ({word}): {waiting}. Create what it names; the model "
-            "goes on by itself then.",
-        )
-    return None
-
-
-def _unscheduled(pod: JobPodRecord, subject: Subject) -> Waiting:
-    said = printable(pod.scheduling_message).rstrip(".")
-    if isinstance(subject, FolderSubject) and "persistentvolumeclaim" in said.lower():
-        if "not found" in said or "being deleted" in said:
-            return Waiting(
-                Reason.CLAIM_NOT_FOUND,
-                f"the PersistentVolumeClaim {subject.claim} cannot be used: {said}. Create it; the model goes on by itself then.",
-            )
-        return Waiting(
-            Reason.VOLUME_PENDING,
-            f"the PersistentVolumeClaim {subject.claim} is not bound to a volume: {said}. Provide a volume for it, or mend "
-            "its class; the model goes on by itself then.",
-        )
-    return Waiting(
-        Reason.UNSCHEDULABLE,
-        f"no node has room for the inspector (pod {pod.name}: 0.1 CPU, 256 MiB of memory): {said}. Free some, or let "
-        "spec.pod.tolerations allow the nodes there are.",
-    )
-
-
-def _cause_of(pod: JobPodRecord) -> str:
-    """What is known of the last pod of a Job that failed."""
-    end = pod.container
-    if end.exit_reason == "OOMKilled":
-        return ": it was killed for memory, of which it may have 1 GiB. Please report the model"
-    if end.ended and end.exit_message:
-        return (
-            f": it left {printable(end.exit_message)[:200]!r} and exit code {end.exit_code}, which is no answer of this "
-            "version. inspector.image must be the operator's own image, of the same version"
-        )
-    if end.ended:
-        return f": it left nothing but exit code {end.exit_code}. inspector.image must be the operator's own image"
-    return f": its pod was ended ({printable(pod.reason)}: {printable(pod.message)})" if pod.reason else ""
 
 
 def _checked(facts: ModelFacts, source: Source, job: JobRecord) -> ModelFacts:
@@ -279,27 +227,3 @@ def _with_notes(facts: ModelFacts, claim: Body | None) -> ModelFacts:
             "all replicas share that node's GPUs"
         )
     return replace(facts, notes=tuple(notes))
-
-
-def _told(answer: Refused | Waiting, subject: Subject, job: JobRecord) -> Refused | Waiting:
-    """The answer with what it was asked with, and when it is asked again: a mended Secret or volume brings no event."""
-    asked = ""
-    if isinstance(subject, RepositorySubject):
-        asked = f" (Asked with key {subject.key} of Secret {subject.secret}.)"
-    if isinstance(answer, Waiting):
-        return Waiting(answer.reason, answer.message + asked)
-    return Refused(answer.reason, answer.message + asked + _again(job))
-
-
-def _again(job: JobRecord) -> str:
-    return f" Job {job.name} asks again {TTL_SECONDS // 60} minutes after its end, or as soon as you delete it."
-
-
-def _is_over(pod: JobPodRecord) -> bool:
-    return pod.container.ended or pod.phase in ("Succeeded", "Failed")
-
-
-def _said(subject: Subject) -> str:
-    if isinstance(subject, FolderSubject):
-        return f"PersistentVolumeClaim {subject.claim}" + (f", folder {subject.path}" if subject.path else "")
-    return f"{subject.repository} with Secret {subject.secret}"

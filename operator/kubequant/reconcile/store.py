@@ -206,6 +206,11 @@ class Store:
         record = self._shelves[kinds.JOB].by_name.get(name)
         return record if isinstance(record, JobRecord) else None
 
+    def jobs_of(self, component: str) -> list[JobRecord]:
+        """All Jobs of ours that are for one thing, of every model."""
+        jobs = self._shelves[kinds.JOB].by_name.values()
+        return [job for job in jobs if isinstance(job, JobRecord) and job.component == component]
+
     def job_pods(self, job: JobRecord) -> tuple[JobPodRecord, ...]:
         """The pods of a Job, the oldest first."""
         pods = self._owned(kinds.POD, (job.namespace, job.model))

@@ -211,7 +211,11 @@ class Core:
             store=self.store,
             hub=self._hub,
             inspecting=Inspecting(
-                api=self._api, store=self.store, children=children, settings=inspector_settings(self._settings)
+                api=self._api,
+                store=self.store,
+                children=children,
+                settings=inspector_settings(self._settings),
+                clock=time.time,
             ),
             engine=engine,
             profile=engine_profile(engine),

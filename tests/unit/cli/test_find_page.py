@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from kubequant.api import status
-from kubequant.hub import breaker, client, discovery, session
+from kubequant.hub import breaker, client, discovery, remembered, session
 from kubequant.hub.trust import TRUSTED_PUBLISHERS, Rejection
 from kubequant.manifests import cache, inspector
 from kubequant.planning import inspection
 from kubequant.planning.quantization_foreign import FOREIGN
 from kubequant.planning.refusing import REASONS
-from kubequant.reconcile import deciding
+from kubequant.reconcile import deciding, discovering, inspecting
 from kubequant.runtime.settings import HubSection
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -74,7 +74,9 @@ def test_times_and_bounds_are_those_of_the_code() -> None:
     assert f"It may take {inspector.POD_DEADLINE_SECONDS // 60} minutes" in text
     assert f"asked again {inspector.TTL_SECONDS // 60} minutes after" in text
     assert f"made again after {cache.TTL_SECONDS // 60} minutes" in text
-    assert (client.ANSWER_SECONDS, client.FOUND_SECONDS, client.VERDICT_SECONDS) == (60, 3600, 86_400)
+    assert (remembered.ANSWER_SECONDS, remembered.FOUND_SECONDS, remembered.VERDICT_SECONDS) == (60, 3600, 86_400)
+    assert f"waits up to {discovering.PATIENCE_SECONDS / 60:.0f} minutes" in text
+    assert f"At most {inspecting.AT_ONCE} such Jobs run at once" in text
     assert deciding.LOOK_AGAIN_SECONDS == 3600 and "again about once an hour" in text
     assert client.CACHE_BYTES == 256 * 2**20 and "(256 MiB)" in text
 

@@ -78,7 +78,8 @@ def test_a_repository_that_the_token_opens(hub: FakeHub, tmp_path: Path, reposit
         ("some/private", OUTSIDER, Reason.REPOSITORY_NOT_FOUND, "token that the model names"),
         ("some/gated", OUTSIDER, Reason.ACCESS_GATED, "/some/gated with the account of the token"),
         ("some/gated", "hf_unknown", Reason.TOKEN_INVALID, "does not accept the token"),
-        ("some/private", " \n", Reason.REPOSITORY_NOT_FOUND, "it is empty"),
+        ("some/private", " \n", Reason.REPOSITORY_NOT_FOUND, "the key of the Secret that the model names is empty"),
+        ("some/gated", "", Reason.ACCESS_GATED, "the key of the Secret that the model names is empty"),
         ("some/nothing", TOKEN, Reason.REPOSITORY_NOT_FOUND, "/some/nothing"),
     ],
 )

@@ -27,10 +27,13 @@ from kubequant.hub.trust import TRUSTED_PUBLISHERS, Rejection, tier_of
 BASE = "meta-llama/Llama-3.1-8B-Instruct"
 TERMS = Terms(BASE, Licence("llama3.1"), TRUSTED_PUBLISHERS)
 RELATION = [f"base_model:{BASE}", f"base_model:quantized:{BASE}"]
+TUNED = "RedHatAI/Llama-3.1-8B-Instruct-Medical-FP8"
 WHOLE = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def listed(name: str = "RedHatAI/Llama-3.1-8B-Instruct-FP8", files: tuple[str, ...] | None = WHOLE, **more: Any) -> ModelInfo:
+def listed(
+    name: str = "RedHatAI/Llama-3.1-8B-Instruct-FP8", files: tuple[str, ...] | None = WHOLE, **more: Any
+) -> ModelInfo:
     siblings = None if files is None else [{"rfilename": file} for file in files]
     return ModelInfo(**{"id": name, "tags": RELATION, "siblings": siblings, "sha": "a" * 40} | more)  # type: ignore[no-untyped-call]
 
@@ -109,12 +112,19 @@ def test_a_base_model_is_not_taken_for_its_instruct_sibling() -> None:
     ("more", "is_one"),
     [
         ({}, True),
-        ({"tags": []}, False),
-        ({"tags": ["base_model:finetune:" + BASE]}, False),
-        ({"tags": ["base_model:finetune:" + BASE], "config": {"quantization_config": {"bits": 4}}}, True),
+        ({"tags": []}, True),
+        ({"tags": [], "name": TUNED}, False),
+        ({"tags": ["base_model:finetune:" + BASE]}, True),
+        ({"tags": ["base_model:finetune:" + BASE], "name": TUNED}, False),
+        ({"private": True}, False),
+        (
+            {"tags": ["base_model:finetune:" + BASE], "name": TUNED, "config": {"quantization_config": {"bits": 4}}},
+            True,
+        ),
         ({"tags": [], "cardData": {"base_model": BASE, "base_model_relation": "quantized"}}, True),
         ({"tags": [], "cardData": {"base_model": [BASE]}, "config": {"quantization_config": {"bits": 4}}}, True),
         ({"tags": ["base_model:quantized:other/Model"], "config": {"quantization_config": {"bits": 4}}}, False),
+        ({"tags": ["base_model:other/Model"], "config": {"quantization_config": {"bits": 4}}}, False),
     ],
 )
 def test_who_says_it_or_is_quantised_and_names_the_base_is_a_candidate(more: dict[str, Any], is_one: bool) -> None:
@@ -180,9 +190,29 @@ def test_the_first_thing_that_nobody_could_change_is_the_reason(more: dict[str, 
     assert reason_of(**more) == reason
 
 
-def test_gates_are_tried_with_a_token() -> None:
-    gated = candidate(gated="auto")
-    assert rejected(gated, Terms(BASE, TERMS.licence, TRUSTED_PUBLISHERS, authenticated=True)) is None
+QUANTISED_CARD, TUNED_CARD = ({"base_model": BASE, "base_model_relation": said} for said in ("quantized", "finetune"))
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"name": TUNED}, Rejection.OTHER_MODEL),
+        ({"name": TUNED, "cardData": {"base_model": BASE}}, Rejection.OTHER_MODEL),
+        ({"name": TUNED, "cardData": QUANTISED_CARD}, None),
+        ({"cardData": {"base_model": BASE}}, None),
+        ({"cardData": TUNED_CARD}, Rejection.OTHER_MODEL),
+        ({"cardData": TUNED_CARD, "tags": []}, Rejection.OTHER_MODEL),
+        ({"cardData": {"base_model": [BASE, "a/b"], "base_model_relation": " MERGE"}}, Rejection.OTHER_MODEL),
+        ({"cardData": {"base_model": BASE, "base_model_relation": ["finetune"]}}, None),
+        ({"name": "somebody/Llama-FP8", "cardData": TUNED_CARD}, Rejection.OTHER_MODEL),
+        ({"name": TUNED, "files": ("a.gguf",)}, Rejection.GGUF_ONLY),
+    ],
+)
+def test_what_its_card_does_not_call_quantised_must_have_the_base_s_name(
+    more: dict[str, Any], reason: str | None
+) -> None:
+    given = {"config": {"quantization_config": {"bits": 4}}, **more}
+    assert reason_of(**given) == reason
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 import kubequant
 from kubequant.api.conditions import Reason
 from kubequant.errors import Throttled, Unavailable
-from kubequant.hub import discovery, examining
+from kubequant.hub import discovery, examining, requests
 from kubequant.hub.client import Hub
 from kubequant.hub.trust import TRUSTED_PUBLISHERS, Rejection, owner_of, tier_of
 from kubequant.planning.values import Found, ModelFacts, Rejected
@@ -202,10 +202,61 @@ def test_who_lists_the_base_s_name_with_another_base_is_no_candidate(few: FakeHu
     assert "RedHatAI/Aurora-7B-Instruct-W4" not in {*taken(found), *(one.repository for one in found.rejected)}
 
 
-def test_a_token_opens_what_is_gated(few: FakeHub) -> None:
+@pytest.mark.parametrize("token", [None, "hf_gate"])
+def test_what_is_gated_is_not_for_pods_without_a_token_whatever_the_operator_s_opens(
+    few: FakeHub, token: str | None
+) -> None:
     few.add(relatives()[Sibling.GATED])
-    assert verdict(find(few.url), Sibling.GATED).reason == Rejection.ACCESS_GATED
-    assert Sibling.GATED in taken(find(few.url, token=lambda: "hf_gate"))
+    found = find(few.url, token=lambda: token)
+    assert Sibling.GATED not in taken(found)
+    assert verdict(found, Sibling.GATED).reason == Rejection.ACCESS_GATED
+    assert "spec.model.tokenSecretRef" in verdict(found, Sibling.GATED).message
+
+
+def test_what_is_private_is_neither_taken_nor_told(few: FakeHub) -> None:
+    few.add(relatives()[Sibling.PRIVATE])
+    few.catalogue.tokens["hf_gate"] = {Sibling.PRIVATE}
+    found = find(few.url, token=lambda: "hf_gate")
+    assert taken(found) == [Sibling.OWN_AWQ, Sibling.FP8_DYNAMIC]
+    assert Sibling.PRIVATE not in repr(found)
+    assert few.requests.count(f"/{Sibling.PRIVATE}") == 0
+
+
+@pytest.mark.parametrize("name", [Sibling.PRIVATE, Sibling.GATED])
+def test_what_a_mirror_s_list_does_not_say_its_information_does(
+    few: FakeHub, name: Sibling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "LISTED", [one for one in requests.LISTED if one not in ("private", "gated")])
+    few.add(relatives()[name])
+    few.catalogue.tokens["hf_gate"] = {name}
+    found = find(few.url, token=lambda: "hf_gate")
+    assert taken(found) == [Sibling.OWN_AWQ, Sibling.FP8_DYNAMIC]
+    assert "spec.model.tokenSecretRef" in verdict(found, name).message
+
+
+MEDICAL = "nvidia/Aurora-7B-Instruct-Medical-FP8"
+
+
+@pytest.mark.parametrize(
+    ("name", "relation"),
+    [
+        (MEDICAL, None),
+        (MEDICAL, "finetune"),
+        (MEDICAL, "merge"),
+        ("nvidia/Aurora-7B-Instruct-FP8", "finetune"),
+        ("nvidia/Aurora-7B-Instruct-FP8", "Merge"),
+        ("nvidia/Aurora-Guard-7B-FP8", None),
+        ("nvidia/Aurora-7B-Instruct-merge-FP8", "adapter"),
+    ],
+)
+def test_a_quantised_fine_tune_is_no_checkpoint_of_its_base(few: FakeHub, name: str, relation: str | None) -> None:
+    """It has the base's shapes, tokenizer and template, and the hub infers "quantized" where its card says nothing."""
+    stated = {"base_model_relation": relation} if relation else {}
+    few.add(sibling(name, "fp8", card={"license": "apache-2.0", "base_model": BASE, **stated}))
+    found = find(few.url)
+    assert taken(found) == [Sibling.OWN_AWQ, Sibling.FP8_DYNAMIC]
+    assert verdict(found, name).reason == Rejection.OTHER_MODEL
+    assert few.requests.count(f"/{name}/resolve/") == 0
 
 
 def test_a_base_that_cannot_be_read_is_compared_with_nothing(few: FakeHub) -> None:
@@ -386,6 +437,7 @@ def test_one_candidate_that_fails_does_not_fail_the_others_and_is_asked_again_so
         return [first, await hub.find(base)]
 
     first, second = asking(few.url, over_time, clock=clock)
+    assert (first.partial, second.partial) == (True, False)
     assert taken(first) == [Sibling.OWN_AWQ]
     assert verdict(first, Sibling.FP8_DYNAMIC).reason == Rejection.COULD_NOT_BE_READ
     assert taken(second) == [Sibling.OWN_AWQ, Sibling.FP8_DYNAMIC]
@@ -413,6 +465,25 @@ def test_a_candidate_whose_files_drip_is_given_up(few: FakeHub, monkeypatch: pyt
     assert taken(found) == [Sibling.OWN_AWQ, Sibling.FP8_DYNAMIC]
     assert verdict(found, "RedHatAI/Aurora-7B-Instruct-INT4").reason == Rejection.COULD_NOT_BE_READ
     assert "longer than 1 s" in verdict(found, "RedHatAI/Aurora-7B-Instruct-INT4").message
+
+
+def test_a_base_whose_only_candidate_never_answers_is_found_to_have_none(few: FakeHub) -> None:
+    """And the hub is not taken to be away for it: others, and other repositories, answer."""
+
+    async def ask(hub: Hub, base: ModelFacts) -> list[Found]:
+        for name in (Sibling.FP8_DYNAMIC, Sibling.OWN_AWQ):
+            few.faults.add(Fault(f"/{name}/resolve/.*/model-0000", times=10**6, status=500))
+        found = []
+        for _ in range(3):
+            found.append(await hub.find(base, fresh=True))
+            assert (await hub.describe(BASE, fresh=True)).commit == base.commit
+        return found
+
+    for found in asking(few.url, ask):
+        assert (taken(found), found.partial) == ([], True)
+        assert verdict(found, Sibling.FP8_DYNAMIC).reason == Rejection.COULD_NOT_BE_READ
+        assert "HTTP 500" in verdict(found, Sibling.FP8_DYNAMIC).message
+        assert not re.search(r"again soon|again after|again later", verdict(found, Sibling.FP8_DYNAMIC).message)
 
 
 def test_where_all_fail_it_is_the_hub(few: FakeHub) -> None:
@@ -533,5 +604,5 @@ def test_every_reason_that_a_description_can_give_is_a_rejection() -> None:
     ]
     named = {name for path in read for name in re.findall(r"Reason\.([A-Z_]+)", path.read_text())}
     assert {"CORRUPT_CHECKPOINT", "REPOSITORY_NOT_FOUND", "UNSUPPORTED_ARCHITECTURE"} <= named
-    passing = {"HUB_THROTTLED", "HUB_UNAVAILABLE"}
+    passing = {"HUB_THROTTLED", "HUB_UNAVAILABLE", "DISCOVERING"}
     assert {Reason[name].value for name in named - passing} <= {word.value for word in Rejection}

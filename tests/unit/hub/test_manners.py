@@ -209,6 +209,15 @@ def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
     world.refusal()
 
 
+def test_one_repository_s_files_alone_open_no_breaker() -> None:
+    world = World()
+    for number in range(50):
+        world.breaker.failed(world.breaker.enter(), "HTTP 500", f"some/model{number % (FAILURES_IN_A_ROW - 1)}")
+    assert world.breaker.enter() is False
+    world.fail()
+    world.refusal()
+
+
 def test_what_an_open_breaker_says_stays_the_same_until_a_probe_has_failed() -> None:
     world = World()
     world.fail(2)

@@ -209,7 +209,7 @@ WRONG_RANGES = {
     "an end beyond what was asked for": "bytes 0-99999999/{size}",
     "no total": "bytes 0-{last}/*",
     "garbage": "a few bytes",
-    "none": "",
+    "empty": "",
 }
 
 

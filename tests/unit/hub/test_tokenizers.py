@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubequant.hub.tokenizers import PARTS, chat_template_of, print_of, setting_differences
+from kubequant.hub.tokenizers import PARTS, chat_template_of, print_of, setting_differences, template_difference
 
 TOKENIZER: dict[str, Any] = {
     "version": "1.0",
@@ -40,7 +40,7 @@ def differences(**changes: Any) -> list[str]:
     for name, value in changes.items():
         part, key = (changed["model"], name[6:]) if name.startswith("model_") else (changed, name)
         part[key] = value
-    return print_of(changed).differences(print_of(TOKENIZER))
+    return print_of(TOKENIZER).differences(changed)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,23 @@ def test_what_another_release_saves_otherwise_is_the_same(changes: dict[str, Any
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"model_vocab": TOKENIZER["model"]["vocab"] | {"<s>": 1, "a": 0}}, "vocabulary (5 entries, of the base 5)"),
-        ({"model_vocab": TOKENIZER["model"]["vocab"] | {"c": 9}}, "vocabulary (6 entries, of the base 5)"),
+        (
+            {"model_vocab": TOKENIZER["model"]["vocab"] | {"<s>": 1, "a": 0}},
+            "vocabulary (5 entries, of the base 5; '<s>' is 1, of the base 0)",
+        ),
+        (
+            {"model_vocab": TOKENIZER["model"]["vocab"] | {"c": 9}},
+            "vocabulary (6 entries, of the base 5; 'c' is 9, which the base has not)",
+        ),
+        (
+            {"model_vocab": {"<s>": 0, "a": 1, "ab": 3, "abb": 4}},
+            "(4 entries, of the base 5; the base's token 2 is not there)",
+        ),
+        (
+            {"model_vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3, "abb": None}},
+            "of the base 5; the base's token 4 is not there)",
+        ),
+        ({"model_vocab": {"\x1b\n" + "y" * 9999: 7}}, r"(1 entries, of the base 5; '\x1b\nyyy"),
         ({"model_merges": ["ab b", "a b"]}, "merges (2 entries, of the base 2)"),
         ({"model_merges": [["a", "b b"]]}, "merges (1 entries"),
         ({"model_type": "Unigram"}, "model ("),
@@ -82,17 +97,18 @@ def test_what_another_release_saves_otherwise_is_the_same(changes: dict[str, Any
 )
 def test_what_makes_other_tokens_is_named(changes: dict[str, Any], part: str) -> None:
     (found,) = differences(**changes)
-    assert part in found
+    assert part in found and found.isprintable() and len(found) < 300
 
 
 def test_metaspace_is_one_in_both_spellings() -> None:
     def of(pre_tokenizer: dict[str, Any]) -> Any:
-        return print_of({**TOKENIZER, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", **pre_tokenizer}})
+        return {**TOKENIZER, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", **pre_tokenizer}}
 
-    assert not of({"add_prefix_space": True}).differences(of({"prepend_scheme": "always", "split": True}))
-    assert of({"add_prefix_space": False}).differences(of({"prepend_scheme": "always"}))
-    assert of({"prepend_scheme": "first"}).differences(of({"prepend_scheme": "always"}))
-    assert of({"prepend_scheme": "always", "split": False}).differences(of({"prepend_scheme": "always"}))
+    base = print_of(of({"prepend_scheme": "always", "split": True}))
+    assert not base.differences(of({"add_prefix_space": True}))
+    assert base.differences(of({"add_prefix_space": False}))
+    assert base.differences(of({"prepend_scheme": "first"}))
+    assert base.differences(of({"prepend_scheme": "always", "split": False}))
 
 
 @pytest.mark.parametrize("kind", ["split", "metaspace", "unigram"])
@@ -101,7 +117,7 @@ def test_what_tokenizers_0_22_saves_of_a_file_of_0_13_is_the_same(kind: str) -> 
     folder = Path(__file__).parent / "saved_tokenizers"
     older, newer = (json.loads((folder / f"{kind}-{release}.json").read_text()) for release in ("0.13", "0.22"))
     assert older != newer
-    assert print_of(newer).differences(print_of(older)) == []
+    assert print_of(older).differences(newer) == []
 
 
 json_values = st.recursive(
@@ -123,6 +139,34 @@ def test_vocabularies_are_equal_only_if_they_are(one: Any, other: Any) -> None:
     differ = bool(differences(model_vocab=one)) != bool(differences(model_vocab=other))
     if differ:
         assert one != other
+
+
+def test_a_list_of_pieces_is_numbered_by_place() -> None:
+    pieces = [["<unk>", 0.0], ["a", -1.0], ["b", -2.0]]
+    base = print_of({"model": {"vocab": pieces}})
+    (said,) = base.differences({"model": {"vocab": [pieces[0], pieces[2], pieces[1]]}})
+    assert said == "its vocabulary (3 entries, of the base 3; 'b' is 1, of the base 2)"
+    (said,) = base.differences({"model": {"vocab": [["<unk>", 0.0], ["a", -1.5], ["b", -2.0]]}})
+    assert said == "its vocabulary (3 entries, of the base 3)"  # a score differs
+
+
+@pytest.mark.parametrize(
+    ("base", "candidate", "said"),
+    [
+        ("one two", "one two three", "from character 8 on, 'one two three' where the base has its end"),
+        ("{% if a %}", "{% if b %}", "from character 7 on, '{% if b %}' where the base has '{% if a %}'"),
+        (
+            "a" * 99 + "\n\x1b",
+            "a" * 99 + "c" * 9999,
+            f"from character 100 on, '{'a' * 10}{'c' * 30}' where the base has",
+        ),
+    ],
+)
+def test_templates_are_shown_where_they_first_differ(base: str, candidate: str, said: str) -> None:
+    found = template_difference({"default": base}, {"default": candidate})
+    assert found.startswith(said) and found.isprintable() and len(found) < 200
+    assert template_difference({"default": base}, {"default": base}) == ""
+    assert template_difference({"a": "x"}, {"a": "x", "tool": "y"}) == "the one called 'tool' is only its own"
 
 
 # --- Chat templates and settings --------------------------------------------------------------------------------------

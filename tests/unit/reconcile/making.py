@@ -129,7 +129,9 @@ class World:
             api=self.api,
             store=self.store,
             hub=self.hub,
-            inspecting=Inspecting(api=self.api, store=self.store, children=children, settings=self.inspector),
+            inspecting=Inspecting(
+                api=self.api, store=self.store, children=children, settings=self.inspector, clock=self.clock
+            ),
             engine=self.engine,
             profile=replace(VLLM_0_33),
             files=FILES,

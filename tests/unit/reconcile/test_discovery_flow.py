@@ -10,7 +10,7 @@ from kubequant.api.conditions import Reason
 from kubequant.cluster import kinds
 from kubequant.errors import Refused, Waiting
 from kubequant.planning.values import Found, ModelFacts, Rejected
-from kubequant.reconcile.deciding import LOOK_AGAIN_SECONDS
+from kubequant.reconcile.deciding import LOOK_AGAIN_SECONDS, SEARCH_AGAIN_SECONDS
 from kubequant.reconcile.discovering import PATIENCE_SECONDS, noted
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from tests.unit.fakes import FakeHub
@@ -77,6 +77,23 @@ def test_a_checkpoint_published_later_is_taken_within_the_hour() -> None:
     assert world.hub.searched == 2
     assert world.conditions()["CheckpointReady"] == ("True", "Found")
     assert world.body(kinds.DEPLOYMENT)["spec"]["replicas"] == 1
+
+
+def test_a_search_that_outlasts_the_hourly_look_is_asked_for_its_answer_soon() -> None:
+    world = world_of(Found((), (REJECTED,)), gpus=4)
+    world.settle()
+
+    async def find(base: ModelFacts, *, fresh: bool = False) -> Found:
+        raise Waiting(Reason.DISCOVERING, "being looked for", 15.0)
+
+    world.hub.find = find  # type: ignore[method-assign]
+    world.clock.now += LOOK_AGAIN_SECONDS
+    assert world.settle() == []
+    del world.hub.find
+    world.hub.published = Found((AWQ,), (REJECTED,))
+    world.clock.now += SEARCH_AGAIN_SECONDS
+    world.settle()
+    assert world.conditions()["CheckpointReady"] == ("True", "Found")
 
 
 def test_a_quantised_model_is_not_looked_for() -> None:
@@ -161,6 +178,18 @@ def test_a_namesake_of_a_model_that_is_gone_asks_for_itself() -> None:
         world.api.remove(QUANTIZED_MODEL, "team-a", "m")
         world.step()
     assert fresh["find"] == [True, True]
+
+
+def test_nothing_is_kept_of_a_model_that_is_gone() -> None:
+    world = world_of(Found((), (REJECTED,), partial=True), gpus=1)
+    world.annotate("kubequant.dev/replan", "1")
+    world.step()
+    deciding = world._parts[1]
+    kept = (deciding._replans._asked, deciding._discovering._replans._asked, deciding._discovering._patience)
+    assert [len(one) for one in kept] == [1, 1, 1]
+    world.api.remove(QUANTIZED_MODEL, "team-a", "m")
+    world.step()
+    assert [len(one) for one in kept] == [0, 0, 0]
 
 
 def test_without_a_replan_nothing_is_asked_afresh() -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kubequant.api.conditions import Reason
+from kubequant.api.spec import QuantizedModelSpec
 from kubequant.cluster import kinds
 from kubequant.cluster.api import ApiError
 from kubequant.cluster.kinds import Kind
 from kubequant.errors import Refused, Unavailable, Waiting
-from kubequant.manifests.names import COMPONENT_LABEL, JOB_MODEL_LABEL, MODEL_LABEL
+from kubequant.manifests.jobs import build_job
+from kubequant.manifests.names import COMPONENT_LABEL, JOB_MODEL_LABEL, MODEL_LABEL, Owner
 from kubequant.planning.facts_json import unpacked_facts
 from kubequant.planning.inspection import Answer, answer_text
+from kubequant.reconcile.inputs import source_of
+from kubequant.reconcile.inspecting import AT_ONCE, START_SECONDS
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
+from kubequant.reconcile.reconciler import owner_of
 from tests.unit.fakes import FakeHub
 from tests.unit.reconcile.making import FACTS, KEY, NOW, World, stamp
 
@@ -512,3 +518,112 @@ def test_many_notes_are_bounded() -> None:
 def notes_kept(world: World) -> tuple[str, ...]:
     (revision,) = world.api.all(kinds.CONTROLLER_REVISION)
     return unpacked_facts(revision["data"]["facts"]).notes
+
+
+class TestInTurn:
+    """Each inspector asks the Hub for itself, and all may be behind one address or token."""
+
+    def world(self, count: int, *, age: float = 1.0, runs: bool = False) -> World:
+        """One model more than `count`, whose Jobs were made `age` seconds ago."""
+        world = private_world()
+        for number in range(count):
+            name = f"o{number}"
+            world.model(name, **PRIVATE)
+            uid = world.body(QUANTIZED_MODEL, name)["metadata"]["uid"]
+            owner = Owner("kubequant.dev/v1alpha1", "QuantizedModel", "team-a", name, uid)
+            job = build_job(owner, f"{name}-inspect", "inspector", {"template": {"spec": {}}})
+            job["metadata"]["creationTimestamp"] = stamp(NOW - age)
+            uid = world.api.put(kinds.JOB, job)["metadata"]["uid"]
+            world.api.put(kinds.POD, {
+                "metadata": {
+                    "namespace": "team-a", "name": f"{name}-inspect-x", "labels": {JOB_MODEL_LABEL: name},
+                    "ownerReferences": [{"kind": "Job", "uid": uid, "controller": True}],
+                },
+                "status": {"phase": "Running" if runs else "Pending"},
+            })  # fmt: skip
+        return world
+
+    def made(self, world: World) -> bool:
+        return any(job["metadata"]["name"].startswith("m-inspect") for job in jobs(world))
+
+    @pytest.mark.parametrize(("age", "runs"), [(1.0, False), (1.0, True), (START_SECONDS, True)])
+    def test_no_more_run_than_may_at_once(self, age: float, runs: bool) -> None:
+        world = self.world(AT_ONCE, age=age, runs=runs)
+        world.settle()
+        assert not self.made(world)
+        assert world.conditions()["ModelResolved"] == ("Unknown", "Inspecting")
+        assert "waits for its turn: 16 inspectors run" in world.message("Ready")
+        assert world.conditions()["Stalled"][0] == "False"
+        assert world.settle() == []
+        again = world.step().requeue_after_seconds
+        assert again is not None and 2 <= again <= 22, "no event of another model's Job is this one's"
+
+    def test_one_fewer_leaves_room(self) -> None:
+        world = self.world(AT_ONCE - 1)
+        world.settle()
+        assert self.made(world)
+
+    def test_what_has_ended_leaves_room(self) -> None:
+        world = self.world(AT_ONCE)
+        world.settle()
+        job = world.body(kinds.JOB, "o3-inspect")
+        condition = {"type": "Failed", "status": "True", "reason": "PodFailurePolicy"}
+        world.api.put(kinds.JOB, {**job, "status": {"conditions": [condition]}})
+        world.settle()
+        assert self.made(world)
+
+    def test_what_hangs_keeps_nobody_waiting(self) -> None:
+        world = self.world(3 * AT_ONCE, age=START_SECONDS, runs=False)
+        world.settle()
+        assert self.made(world)
+
+    def test_jobs_for_other_purposes_do_not_count(self) -> None:
+        world = self.world(AT_ONCE, runs=True)
+        for job in jobs(world):
+            job["metadata"]["labels"][COMPONENT_LABEL] = "model-cache"
+            world.api.put(kinds.JOB, job)
+        world.settle()
+        assert self.made(world)
+
+    def test_a_job_that_is_there_already_never_waits(self) -> None:
+        world = private_world()
+        world.settle()
+        job_pod(world, **said(answer_text(FACTS)))
+        for other in self.world(AT_ONCE, runs=True).api.all(kinds.JOB):
+            world.api.put(kinds.JOB, other)
+        world.settle()
+        assert world.conditions()["Planned"] == ("True", "Planned")
+
+    def test_many_at_the_same_moment_are_not_more(self) -> None:
+        world = private_world()
+        names = [f"p{number}" for number in range(3 * AT_ONCE)]
+        for name in names:
+            world.model(name, **PRIVATE)
+        world.sync()
+        create = world.api.create
+        most = 0
+
+        async def slow(kind: Kind, body: dict[str, Any]) -> dict[str, Any]:
+            nonlocal most
+            most += 1
+            await asyncio.sleep(0.01)
+            body["metadata"]["creationTimestamp"] = stamp(NOW)
+            return await create(kind, body)
+
+        world.api.create = slow  # type: ignore[method-assign]
+        deciding = world._parts[1]
+
+        async def asked(name: str) -> Waiting | Refused:
+            snapshot = world.store.snapshot(("team-a", name))
+            assert snapshot is not None
+            spec = QuantizedModelSpec.model_validate(snapshot.model.spec)
+            with pytest.raises((Waiting, Refused)) as caught:
+                await deciding._inspecting.facts(snapshot, owner_of(snapshot.model), spec, source_of(spec))
+            return caught.value
+
+        async def all_at_once() -> list[Waiting | Refused]:
+            return await asyncio.gather(*(asked(name) for name in names))
+
+        told = asyncio.run(all_at_once())
+        assert most == AT_ONCE == len(jobs(world))
+        assert sum("waits for its turn" in one.message for one in told) == 2 * AT_ONCE
