@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from kubequant.api.spec import MAX_NAME_LENGTH, KvCacheDtypeName, QuantizedModelSpec, Scheme
-from kubequant.cli.faults import sentences
+from kubequant.cli.faults import kind_of, sentences
 from kubequant.cli.options import Misuse, PlanOptions, read_bounded
 from kubequant.planning.values import Intent, Objective
 from kubequant.reconcile.inputs import intent_of, model_name_of
@@ -63,10 +63,12 @@ def _manifest(file: Path) -> Mapping[str, Any]:
         body = yaml.safe_load(read_bounded(file, MAX_MANIFEST_BYTES).decode("utf-8"))
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise Misuse(f"{file} cannot be planned: it cannot be read as YAML: {error}") from error
-    kind = body.get("kind") if isinstance(body, Mapping) else type(body).__name__
-    if kind != QUANTIZED_MODEL.kind:
-        raise Misuse(f"{file} cannot be planned: it holds a {kind}, not a {QUANTIZED_MODEL.kind}")
-    assert isinstance(body, Mapping)
+    if not isinstance(body, Mapping):
+        raise Misuse(f"{file} cannot be planned: it holds {kind_of(body)}, not a {QUANTIZED_MODEL.kind}")
+    if (kind := body.get("kind")) != QUANTIZED_MODEL.kind:
+        raise Misuse(
+            f"{file} cannot be planned: it holds {f'a {kind}' if kind else 'no kind'}, not a {QUANTIZED_MODEL.kind}"
+        )
     return body
 
 
@@ -75,7 +77,7 @@ def _mapping(body: Mapping[str, Any], field: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise Misuse(f"{field} must hold fields and their values, not a {type(value).__name__}")
+        raise Misuse(f"{field} must hold fields and their values, not {kind_of(value)}")
     return dict(value)
 
 

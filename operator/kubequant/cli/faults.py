@@ -25,6 +25,10 @@ _SENTENCES = {
     "string_too_long": "must have at most {max_length} characters",
     "too_short": "must have at least {min_length} entries",
     "too_long": "must have at most {max_length} entries",
+    "path_type": "must be the path of a file or a folder",
+    "url_type": "must be a URL by http or https",
+    "url_parsing": "must be a URL by http or https: {error}",
+    "url_scheme": "must be a URL by http or https",
     "value_error": "{error}",
 } | {
     kind: f"must be {what}"
@@ -60,8 +64,23 @@ def _sentence(fault: ErrorDetails, name: Callable[[str], str]) -> str:
     known = _SENTENCES.get(fault["type"])
     what = known.format(**{key: _shown(number) for key, number in context.items()}) if known else fault["msg"]
     if fault["type"] not in _WITHOUT_VALUE and isinstance(value, str | int | float):
-        where += f" {str(value)[:_SHOWN_CHARACTERS]}"
+        where += f" {_written(value)}"
     return f"{where.strip()}: {what}" if where.strip() else what
+
+
+def _written(value: str | float) -> str:
+    """Quoted where one would not see what is there: blanks at an end, nothing at all."""
+    text = str(value)[:_SHOWN_CHARACTERS]
+    return text if text and text == text.strip() and text.isprintable() else repr(text)
+
+
+def kind_of(value: object) -> str:
+    """What a document holds in place of fields and their values."""
+    if value is None:
+        return "nothing"
+    return {str: "text", list: "a list", dict: "fields and their values", bool: "true or false"}.get(
+        type(value), "a number"
+    )
 
 
 def _shown(value: object) -> str:

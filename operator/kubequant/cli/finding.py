@@ -7,6 +7,7 @@ REPOSITORY -> the base model it is, or names -> Found, by the operator's own dis
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -52,7 +53,7 @@ def run_find(options: FindOptions, settings: Settings) -> int:
         if options.output == "text":
             draw_answer(drawing.console(), answer, everything=options.everything)
         else:
-            _echo(answer_document(answer), options.output)
+            _echo(answer_document(answer, engine_settings(settings)), options.output)
     return FOUND if answer.is_found else NONE_TRUSTED
 
 
@@ -103,7 +104,8 @@ async def _base(hub: Hub, repository: str, revision: str) -> tuple[ModelFacts, s
         name = await hub.base_of(repository, revision) if refused.reason in _STILL_NAMES_A_BASE else None
         if name is None:
             raise
-        return await _named_base(hub, repository, name), f"cannot be served ({refused.reason}): {refused.message}"
+        said = re.sub(f"^{re.escape(repository)} (at [0-9a-f]+): ", r"\1 ", refused.message)
+        return await _named_base(hub, repository, name), f"cannot be served ({refused.reason}): {said}"
     if facts.stored is None:
         return facts, ""
     name = await hub.base_of(repository, revision)
@@ -113,7 +115,7 @@ async def _base(hub: Hub, repository: str, revision: str) -> tuple[ModelFacts, s
             f"{repository} is a checkpoint itself, {what_it_is(facts)}, and its card names no base model (base_model): find "
             "the checkpoints of its base by the base's own name",
         )
-    return await _named_base(hub, repository, name), f"is {what_it_is(facts)}"
+    return await _named_base(hub, repository, name), f"at commit {facts.commit} is {what_it_is(facts)}"
 
 
 async def _named_base(hub: Hub, repository: str, base: str) -> ModelFacts:

@@ -14,9 +14,18 @@ from typing import Any
 import yaml
 
 from kubequant.cli.cluster import other_makers_gpus, seen_in_cluster
+from kubequant.cli.faults import kind_of
 from kubequant.cli.options import FleetOptions, Misuse, read_bounded
 from kubequant.errors import Refused
-from kubequant.planning.gpu_table import GpuNotFoundError, GpuTable, find_gpu, gpu_class_of, mig_profile_of
+from kubequant.planning.engines.vllm import VLLM_0_33
+from kubequant.planning.gpu_table import (
+    AmbiguousGpuError,
+    GpuNotFoundError,
+    GpuTable,
+    find_gpu,
+    gpu_class_of,
+    mig_profile_of,
+)
 from kubequant.planning.gpus import NodeFacts, fleet_of
 from kubequant.planning.pools import label_keys
 from kubequant.planning.values import Fleet, UnreadableNode
@@ -82,7 +91,9 @@ def _product(name: str, table: GpuTable, flag: str) -> str:
                 f"{flag} {name[:64]}: the table has no memory of MIG slices, which drivers decide. Give the nodes that have "
                 "them (--fleet FILE), or a row of gpuTable with this product, memoryMiB and computeCapability (--config FILE)"
             ) from error
-        raise Misuse(f"{flag}: {error.message}") from error
+        floor = VLLM_0_33.capability_floor
+        served = f". Only NVIDIA GPUs of compute capability {floor} and above serve models"
+        raise Misuse(f"{flag}: {error.message}{'' if isinstance(error, AmbiguousGpuError) else served}") from error
 
 
 def nodes_of_file(file: Path, pool_labels: Set[str] = frozenset()) -> tuple[list[NodeFacts], list[UnreadableNode]]:
@@ -110,20 +121,26 @@ def _documents(file: Path) -> Iterator[Any]:
 
 
 def _items(file: Path, document: Any) -> Iterable[Any]:
-    kind = document.get("kind") if isinstance(document, Mapping) else type(document).__name__
+    kind = document.get("kind") if isinstance(document, Mapping) else None
     if kind == "Node":
         return [document]
     items = document if isinstance(document, list) else document.get("items") if kind in ("List", "NodeList") else None
     if not isinstance(items, list):
-        raise Misuse(f"--fleet {file} holds a {kind}: give it what `kubectl get nodes -o yaml` prints")
+        raise Misuse(f"--fleet {file} holds {_held(document)}: give it what `kubectl get nodes -o yaml` prints")
     return items
+
+
+def _held(document: Any) -> str:
+    kind = document.get("kind") if isinstance(document, Mapping) else None
+    return f"a {str(kind)[:64]}" if kind else kind_of(document)
 
 
 def _node(file: Path, item: Any) -> dict[str, Any]:
     """What is read of a Node, checked for the shape that `node_facts` takes for granted: no API server has seen this file."""
-    kind = item.get("kind", "Node") if isinstance(item, Mapping) else type(item).__name__
-    if kind != "Node":
-        raise Misuse(f"--fleet {file} holds a {kind} among its items: give it what `kubectl get nodes -o yaml` prints")
+    if not isinstance(item, Mapping) or item.get("kind", "Node") != "Node":
+        raise Misuse(
+            f"--fleet {file} holds {_held(item)} among its items: give it what `kubectl get nodes -o yaml` prints"
+        )
     metadata, spec, status = (_section(file, item, name) for name in ("metadata", "spec", "status"))
     name = metadata.get("name")
     if not isinstance(name, str):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from kubequant.cli import documents, drawing
 from kubequant.hub.trust import owner_of
+from kubequant.manifests.recipe import EngineSettings
 from kubequant.planning.explain import headline
 from kubequant.planning.text import gib
 from kubequant.planning.values import Found, ModelFacts, Plan, Refused
@@ -26,7 +27,7 @@ class Answer:
     found: Found
     candidates: tuple[Judged, ...]
     asked: str = ""
-    asked_is: str = ""  # what that is, or why it cannot be served
+    asked_is: str = ""  # what that is, at which commit, or why it cannot be served
     outcome: Plan | Refused | None = None
 
     @property
@@ -46,13 +47,14 @@ def draw_answer(out: Console, answer: Answer, *, everything: bool) -> None:
     """`everything`: all that were rejected, not only the first of each reason."""
     base = answer.base
     if answer.asked:
-        drawing.draw_line(out, f"{answer.asked} {answer.asked_is}; it names {base.repository} as its base")
+        said = answer.asked_is.rstrip(".")
+        drawing.draw_line(out, f"{answer.asked} {said}; it names {base.repository} as its base")
     drawing.draw_line(out, f"{base.repository} at commit {base.commit}: {what_it_is(base)}", style="bold")
     if answer.trusted:
         drawing.draw_line(out, "\ncheckpoints of it that are trusted", style="bold")
         drawing.draw_table(out, _columns(answer))
     else:
-        drawing.draw_line(out, "\nno checkpoint of it is trusted", style="bold")
+        drawing.draw_line(out, f"\n{_none(answer)}", style="bold")
     _draw_outcome(out, answer)
     _draw_rejected(out, answer.rejected, everything=everything)
     notes = list(_notes(answer))
@@ -91,9 +93,8 @@ def _draw_outcome(out: Console, answer: Answer) -> None:
         return
     drawing.draw_line(out, "\non the GPUs given", style="bold")
     drawing.draw_line(out, f"  {headline(answer.outcome)}")
-    for one in answer.trusted:
-        if one.verdict is not Verdict.CHOSEN:
-            drawing.draw_line(out, f"  {_line(one)}")
+    for line in _folded(one for one in answer.trusted if one.verdict is not Verdict.CHOSEN):
+        drawing.draw_line(out, f"  {line}")
 
 
 def _draw_rejected(out: Console, rejected: Sequence[Judged], *, everything: bool) -> None:
@@ -108,6 +109,27 @@ def _draw_rejected(out: Console, rejected: Sequence[Judged], *, everything: bool
     for reason, count in seen.items():
         if count > SHOWN_OF_A_REASON and not everything:
             drawing.draw_line(out, f"  {reason}: {count - SHOWN_OF_A_REASON} more, which --all shows")
+
+
+def _none(answer: Answer) -> str:
+    if answer.rejected:
+        return "no checkpoint of it is trusted"
+    if answer.found.notes:  # not everything could be looked at
+        return "no checkpoint of it was found"
+    return (
+        "no checkpoint of it is published on this hub: serve it unquantised, or quantise it yourself and name the result under "
+        "spec.quantization.checkpoint"
+    )
+
+
+def _folded(judged: Iterable[Judged]) -> Iterator[str]:
+    """One line for all of which the same is said."""
+    alike: dict[tuple[str, str], list[Judged]] = {}
+    for one in judged:
+        alike.setdefault((one.reason, one.message.replace(one.repository, "", 1)), []).append(one)
+    for first, *others in alike.values():
+        line = _line(first)
+        yield line.replace(first.repository, f"{first.repository} and {len(others)} more", 1) if others else line
 
 
 def _line(one: Judged) -> str:
@@ -126,7 +148,7 @@ def _notes(answer: Answer) -> Iterator[str]:
         yield from (f"{one.repository}: {note}" for note in own if note not in base.notes)
 
 
-def answer_document(answer: Answer) -> documents.Document:
+def answer_document(answer: Answer, engine: EngineSettings) -> documents.Document:
     """With every candidate, however many there are."""
     base = answer.base
     document: documents.Document = {
@@ -141,7 +163,8 @@ def answer_document(answer: Answer) -> documents.Document:
     if answer.asked:
         document["asked"] = {"repository": answer.asked, "message": answer.asked_is}
     if answer.outcome is not None:
-        document["plan"] = headline(answer.outcome)
+        planned = documents.plan_document(answer.outcome, engine)
+        document |= {name: planned[name] for name in ("fits", "reason", "message", "plan") if name in planned}
     return document
 
 

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -275,19 +276,22 @@ def _faults_said() -> Iterator[None]:
             f"the cluster cannot be read: {error}. Without a cluster: --gpu PRODUCT or --fleet FILE"
         ) from error
     except OSError as error:
-        raise Misuse(f"cannot be read: {error}") from error
+        own_words = error.errno is None
+        raise Misuse(str(error) if own_words else f"cannot be read: {error}") from error
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise click.ClickException(f"a fault of KubeQuant, please report it with what you asked: {cause}") from error
 
 
 def _settings(config_file: Path | None, *, misuse: bool = False) -> Settings:
-    from kubequant.runtime.settings import load_settings
+    from kubequant.runtime.settings import Settings, load_settings
+    from kubequant.runtime.spelling import name_in_file
 
     try:
         return load_settings(config_file)
     except (ValidationError, yaml.YAMLError, TypeError, ValueError) as error:
-        said = sentences(error) if isinstance(error, ValidationError) else error
+        named = partial(name_in_file, Settings)
+        said = sentences(error, named) if isinstance(error, ValidationError) else error
         problem = f"the configuration {config_file or 'from the environment'} cannot be used: {said}"
         raise (Misuse if misuse else click.ClickException)(problem) from error
 

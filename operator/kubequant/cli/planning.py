@@ -35,6 +35,7 @@ from kubequant.runtime.profile import engine_profile
 from kubequant.runtime.settings import Settings, engine_settings, hub_client
 
 FITS, REFUSED = 0, 3
+_OPENED_BY_A_TOKEN = (Reason.ACCESS_GATED, Reason.REPOSITORY_NOT_FOUND, Reason.TOKEN_INVALID)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def answered(options: PlanOptions, settings: Settings) -> Answer:
     try:
         facts, found = _read(question, options, settings)
     except RefusedModel as refused:
-        return Answer(question, Refused(refused.reason, refused.message))
+        return Answer(question, Refused(refused.reason, refused.message + _unread_secret(question, refused.reason)))
     engine = engine_settings(settings)
     published = found.checkpoints if found else ()
     result = plan(question.intent, facts, fleet, engine_profile(engine), found=published)
@@ -105,6 +106,16 @@ async def _from_hub(question: Asked, settings: Settings, *, discovery: bool) -> 
         return facts, await hub.find(facts, patience_seconds=None) if looks else None
     finally:
         await hub.close()
+
+
+def _unread_secret(asked: Asked, reason: str) -> str:
+    """In the cluster an inspector Job would ask with the model's own token; here nobody has it."""
+    if asked.spec.model.token_secret_ref is None or reason not in _OPENED_BY_A_TOKEN:
+        return ""
+    return (
+        " The model's Secret is not read from here: put a token that opens it into a file and name it by hub.tokenFile "
+        "(KUBEQUANT_HUB__TOKEN_FILE)."
+    )
 
 
 def _planned_with(result: Plan | Refused, facts: ModelFacts, published: Sequence[ModelFacts]) -> ModelFacts:

@@ -69,14 +69,17 @@ class OnDisk:
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Raises OSError where the folder cannot be made or written to."""
+        """Raises OSError where the folder cannot be made or written to, with the setting's name."""
         self._folder = folder
         self._max_bytes = max_bytes
         self._written = 0
         self._lock = threading.Lock()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OSError(f"hub.cacheFolder {folder} cannot be written to: {error.strerror}") from error
         self._sweep()
 
     def get(self, name: str) -> bytes | None:

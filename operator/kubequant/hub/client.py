@@ -131,6 +131,7 @@ class Hub:
             commit = answer or (await self._resolved(view, self._question(view, repository, revision))).commit
         except Waiting as waiting:
             raise self._spread(waiting, (repository, revision)) from waiting.__cause__
+        self._outages.answered((repository, revision))
         return None if commit == pinned_commit else commit
 
     async def close(self) -> None:
@@ -177,12 +178,13 @@ class Hub:
 
     async def _resolved(self, view: View, question: failures.Question) -> Listing:
         key = (question.repository, question.revision)
-        listing = view.told.listings.get(key)
-        if listing is None:
-            ask = partial(resolve, self._in_thread, view.transport, question)
-            listing = await self._resolving.run((view.told.identity, *key), ask)
-            view.told.listings.put(key, listing)
-        return listing
+
+        async def asked() -> Listing:
+            listing = await resolve(self._in_thread, view.transport, question)
+            view.told.listings.put(key, listing)  # before the flight ends, or whoever comes then asks again
+            return listing
+
+        return view.told.listings.get(key) or await self._resolving.run((view.told.identity, *key), asked)
 
     async def _known(self, view: View, repository: str, commit: str) -> ModelFacts | None:
         facts = view.told.facts.get((repository, commit)) or await self._in_thread(
@@ -257,7 +259,10 @@ class Hub:
 
     async def base_of(self, repository: str, revision: str = "main") -> str | None:
         """The model that a quantised repository says it was made from. Raises Refused, Throttled and Unavailable."""
-        return await base_named_by(self._requests(await self._view(), Progress()), repository, revision)
+        try:
+            return await base_named_by(self._requests(await self._view(), Progress()), repository, revision)
+        except Waiting as waiting:
+            raise self._spread(waiting, (repository, revision)) from waiting.__cause__
 
     def _requests(self, view: View, progress: Progress) -> Requests:
         return Requests(

@@ -65,6 +65,11 @@ class Question:
     def page(self) -> str:
         return f"{self.endpoint}/{self.repository}"
 
+    @property
+    def why_no_token(self) -> str:
+        """In brackets, where there is more to say than that there is none."""
+        return "" if self.no_token == NO_TOKEN else f" ({self.no_token})"
+
 
 @contextmanager
 def translated(question: Question) -> Iterator[None]:
@@ -173,7 +178,7 @@ def timed_out(question: Question, seconds: float) -> Unavailable:
 
 
 def throttled(question: Question, retry_after_seconds: float) -> Throttled:
-    advice = "" if question.authenticated else f" A token for the operator raises the limit ({question.no_token})."
+    advice = "" if question.authenticated else f" A token for the operator raises the limit{question.why_no_token}."
     return Throttled(
         Reason.HUB_THROTTLED,
         f"The hub at {question.endpoint} takes no more requests from the operator for now (HTTP 429).{advice}",
@@ -197,7 +202,7 @@ def _by_status(error: HfHubHTTPError, question: Question) -> KubeQuantError:
 
 def _gated(question: Question) -> Refused:
     who = "the account of the operator's token" if question.authenticated else "an account"
-    then = "" if question.authenticated else f" and give the operator a token of that account ({question.no_token})"
+    then = "" if question.authenticated else f" and give the operator a token of that account{question.why_no_token}"
     return Refused(
         Reason.ACCESS_GATED,
         f"{question.repository} is gated: the hub gives its files only to accounts that accepted its terms. "

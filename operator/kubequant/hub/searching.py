@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from kubequant.api.conditions import Reason
-from kubequant.errors import Waiting
+from kubequant.errors import KubeQuantError, Waiting
 from kubequant.hub import failures
 from kubequant.hub.discovery import fingerprint, search
 from kubequant.hub.memory import SingleFlight
@@ -58,8 +58,8 @@ class Searches:
         """Perhaps nobody waits for its failure any more."""
         try:
             return await self._search(told, requests_of, base, fresh)
-        except Waiting as waiting:
-            log.info("the search for checkpoints of %s was cut short: %s", base.repository, waiting.message)
+        except KubeQuantError as error:
+            log.info("the search for checkpoints of %s was cut short: %s", base.repository, error.message)
             raise
         except Exception:
             log.exception("the search for checkpoints of %s failed", base.repository)

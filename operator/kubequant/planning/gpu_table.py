@@ -85,6 +85,10 @@ class GpuNotFoundError(Refused):
         self.candidates = candidates
 
 
+class AmbiguousGpuError(GpuNotFoundError):
+    """More than one row goes by this name."""
+
+
 def cuda_total_bytes(label_memory_bytes: int) -> int:
     """What CUDA will report at least, when NVML reports `label_memory_bytes`."""
     return label_memory_bytes - max(500 * MIB, label_memory_bytes * 15 // 1000)
@@ -214,7 +218,7 @@ def find_gpu(name: str, table: GpuTable) -> KnownGpu:
         return (same or fitting)[0]
     if fitting:
         candidates = tuple(sorted(known.product for known in fitting))
-        raise GpuNotFoundError(
+        raise AmbiguousGpuError(
             f"{name!r} could be any of {len(candidates)} GPUs: {_listed(candidates)}. Give one of these names",
             candidates,
         )

@@ -13,7 +13,7 @@ import yaml
 from kubernetes.utils.quantity import parse_quantity
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from kubequant.hub.client import Hub
 from kubequant.hub.session import Connecting
@@ -25,8 +25,10 @@ from kubequant.planning.engines.vllm import VLLM_0_33
 from kubequant.planning.gpu_table import GIGA, MIB, TERA, GpuTable, shipped_table
 from kubequant.planning.pools import DeclaredPool, pool_class
 from kubequant.planning.values import ComputeCapability, Toleration
+from kubequant.runtime.spelling import matching, without_json
 from kubequant.runtime.token_file import TokenFile
 
+_PREFIX, _DELIMITER = "KUBEQUANT_", "__"  # of the environment's variables
 MAX_AUTHORITIES_BYTES = 64 * 1024  # each model has a copy: a thousand of them lie in etcd as 64 MiB
 
 
@@ -52,7 +54,13 @@ class EngineSection(Section):
     """The slowest disk that is still waited for: weights divided by this are added to the allowance."""
 
 
-RedirectHost = Annotated[str, Field(pattern="^([*][.])?[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$")]
+RedirectHost = Annotated[
+    str,
+    matching(
+        "([*][.])?[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?",
+        "a host without scheme, port and path, as in cdn.example.com or *.example.com",
+    ),
+]
 """A host without port; `*.` before it stands for all below it."""
 
 
@@ -104,7 +112,10 @@ _INSTEAD_OF_CREDENTIALS = {
 }
 
 
-Publisher = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+Publisher = Annotated[
+    str,
+    matching("[A-Za-z0-9][A-Za-z0-9._-]{0,95}", "the name of an organisation or a user of the Hub, as in RedHatAI"),
+]
 """An organisation or a user of the Hub."""
 
 
@@ -141,9 +152,15 @@ class InspectorSection(Section):
     image_pull_policy: str = "IfNotPresent"
 
 
-Product = Annotated[str, Field(min_length=1, max_length=63, pattern="^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+Product = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    matching(
+        "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", "a value of the label nvidia.com/gpu.product, as in NVIDIA-L4"
+    ),
+]
 """A value of the label nvidia.com/gpu.product."""
-Capability = Annotated[str, Field(pattern="^[0-9]{1,2}[.][0-9]$")]
+Capability = Annotated[str, matching("[0-9]{1,2}[.][0-9]", "a compute capability, as in '8.9'")]
 Price = Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)]
 """Of one GPU an hour, in any one currency."""
 Rate = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
@@ -189,7 +206,10 @@ class TolerationSection(Section):
 class GpuPoolSection(Section):
     """Nodes with GPUs that an autoscaler makes on demand, planned on as if they were there."""
 
-    name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$")]
+    name: Annotated[
+        str,
+        matching("[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", "a name of at most 63 lower-case letters, digits, `-` and `.`"),
+    ]
     product: Product
     memory: Annotated[str, Field(max_length=32), AfterValidator(_gpu_memory)] | None = None
     """Of one GPU; needed where the table of GPUs does not know the product. Of both the smaller counts."""
@@ -218,8 +238,8 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="KUBEQUANT_",
-        env_nested_delimiter="__",
+        env_prefix=_PREFIX,
+        env_nested_delimiter=_DELIMITER,
         extra="forbid",
         hide_input_in_errors=True,
     )
@@ -243,8 +263,8 @@ class Settings(BaseSettings):
     http_host: str = "0.0.0.0"  # noqa: S104 - probes come from the node
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Probes and metrics; 0 takes any free port."""
-    log_format: Annotated[str, Field(pattern="^(text|json)$")] = "text"
-    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="after")
     def _gpus_are_described(self) -> Self:
@@ -274,11 +294,15 @@ class Settings(BaseSettings):
 
 
 def load_settings(path: Path | None) -> Settings:
-    """Reads the file. Raises pydantic.ValidationError, yaml.YAMLError, TypeError or OSError."""
+    """Reads the file. Raises pydantic.ValidationError, yaml.YAMLError, TypeError, ValueError or OSError."""
     document = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
     if not isinstance(document, dict | None):
-        raise TypeError(f"{path} must hold fields and their values, not a {type(document).__name__}")
-    return Settings(**_by_field_name(Settings, document or {}))
+        held = {"list": "a list", "str": "text"}.get(type(document).__name__, "a plain value")
+        raise TypeError(f"{path} must hold fields and their values, not {held}")
+    try:
+        return Settings(**_by_field_name(Settings, document or {}))
+    except SettingsError as error:
+        raise ValueError(without_json(Settings, _PREFIX, _DELIMITER) or str(error)) from error
 
 
 def _by_field_name(section: type[BaseModel], document: dict[str, Any]) -> dict[str, Any]:
@@ -320,7 +344,10 @@ def pod_files(settings: Settings) -> dict[str, str]:
     authorities = settings.hub.ca_file
     if authorities is None:
         return engine_files()
-    data = authorities.read_bytes()
+    try:
+        data = authorities.read_bytes()
+    except OSError as error:
+        raise OSError(f"hub.caFile {authorities} cannot be read: {error.strerror}") from error
     if len(data) > MAX_AUTHORITIES_BYTES:
         raise OSError(
             f"hub.caFile {authorities} has {len(data)} bytes, and {MAX_AUTHORITIES_BYTES} at most are copied to each model: "

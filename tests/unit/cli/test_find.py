@@ -12,7 +12,7 @@ import pytest
 from tests.fakehub import FakeHub, rate_limited
 from tests.fakehub.family import BASE, Sibling, family, sibling
 from tests.fakehub.standard import STANDARD_TOKENS, standard_repositories
-from tests.unit.cli.making import run
+from tests.unit.cli.making import answer, run
 
 STRANGER = "Strangers-Models/Aurora-7B-Instruct-AWQ"
 
@@ -100,7 +100,8 @@ def test_on_gpus_the_planner_has_its_say(hub: FakeHub) -> None:
     verdicts = {one["repository"]: (one["verdict"], one["reason"]) for one in document["checkpoints"]}
     assert verdicts[Sibling.OWN_AWQ] == ("Chosen", None)
     assert verdicts[Sibling.W4A16] == ("Eligible", "AnotherGoesBefore")
-    assert document["plan"].startswith(f"{Sibling.OWN_AWQ} (W4A16, Marlin) on 1 x Tesla-T4")
+    assert document["fits"] and document["plan"] == answer(BASE, "--gpu", "T4", "--existing")[1]["plan"]
+    assert document["plan"]["gpuProduct"] == "Tesla-T4"
     shown = run("find", BASE, "--gpu", "T4").stdout
     assert "on the GPUs given\n" in shown and "Chosen" in shown
 
@@ -151,7 +152,8 @@ def test_a_gated_base_is_said_with_the_checkpoint_that_named_it(hub: FakeHub) ->
 def test_a_model_of_which_nobody_published_anything(hub: FakeHub) -> None:
     document = found("mistralai/Mistral-7B-v0.1", code=3)
     assert (document["found"], document["checkpoints"], document["rejected"]) == (False, [], [])
-    assert "no checkpoint of it is trusted" in run("find", "mistralai/Mistral-7B-v0.1").stdout
+    said = run("find", "mistralai/Mistral-7B-v0.1").stdout
+    assert "no checkpoint of it is published on this hub: serve it unquantised, or quantise it yourself" in said
 
 
 def test_a_refused_model_is_a_document_too(hub: FakeHub) -> None:

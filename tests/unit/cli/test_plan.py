@@ -238,11 +238,11 @@ def test_a_fleet_of_nothing_is_refused(qwen: Path, tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("kind: Pod", "holds a Pod"),
-        ("42", "holds a int"),
+        ("42", "holds a number"),
         ("kind: [", "cannot be read"),
         ("kind: List\nitems: 3", "holds a List"),
         ("kind: List\nitems: [{kind: Pod}]", "holds a Pod among its items"),
-        ("kind: List\nitems: [3]", "holds a int among its items"),
+        ("kind: List\nitems: [3]", "holds a number among its items"),
         ("kind: Node", "without a name"),
         ("kind: Node\nmetadata: 3", "metadata is a int"),
         ("kind: Node\nmetadata: {name: a, labels: {b: [c]}}", "whose b is a list"),
@@ -445,7 +445,7 @@ def options() -> PlanOptions:
     [
         ("kind: Pod", "holds a Pod"),
         ("- a", "holds a list"),
-        ("", "holds a NoneType"),
+        ("", "it holds nothing"),
         ("kind: [", "cannot be read as YAML"),
         ("kind: QuantizedModel", "spec.model"),
         ("kind: QuantizedModel\nspec: 3", "spec must hold fields"),

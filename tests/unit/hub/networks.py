@@ -38,6 +38,9 @@ class Authority:
         return context
 
 
+_OPENING = threading.Lock()  # one front a place, whoever asks for it first
+
+
 def authority(folder: Path, *hosts: str) -> Authority:
     """A new CA, and a certificate of it for these hosts and 127.0.0.1."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -110,10 +113,11 @@ def _front(
             where = urlsplit(location)
             if fronts is None:
                 return location
-            if where.netloc not in fronts:
-                server = _tls_server(_front(f"http://127.0.0.1:{where.port}", host, context, fronts), context)
-                threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-                fronts[where.netloc] = server.server_port
+            with _OPENING:
+                if where.netloc not in fronts:
+                    server = _tls_server(_front(f"http://127.0.0.1:{where.port}", host, context, fronts), context)
+                    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+                    fronts[where.netloc] = server.server_port
             return where._replace(scheme="https", netloc=f"{host}:{fronts[where.netloc]}").geturl()
 
         def log_message(self, *_: object) -> None:

@@ -153,7 +153,7 @@ def test_messages_are_short_name_the_difference_and_say_what_to_do(whole_family:
     assert unfit == []
     said = {
         Sibling.FINE_TUNE: "num_hidden_layers is 20, of the base 28",
-        Sibling.WRONG_TOKENIZER: "its vocabulary (266 entries, of the base 266)",
+        Sibling.WRONG_TOKENIZER: "its vocabulary (266 entries, of the base 266; 'and' is 262, of the base 260)",
         Sibling.NO_TOKENIZER: "it has no tokenizer",
         Sibling.CHANGED_TEMPLATE: "213 characters) is not the base's (167 characters)",
         Sibling.LOOK_ALIKE: "resembles RedHatAI's",

@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from kubequant.api.conditions import Reason
-from kubequant.errors import Throttled, Waiting
+from kubequant.errors import Throttled, Unavailable, Waiting
 from kubequant.hub.client import FIND_PATIENCE_SECONDS, Hub
+from kubequant.hub.failures import without_promise
 from kubequant.hub.searching import COME_BACK_SECONDS, SEARCHES_AT_ONCE
 from kubequant.planning.values import Found, ModelFacts
 from kubequant.runtime.core import STUCK_SECONDS
@@ -118,6 +119,22 @@ def test_closing_ends_a_search_that_nobody_waits_for(few: FakeHub) -> None:
         return few.requests.count() - few.requests.count(LISTS)
 
     assert asking(few.url, ask) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "it has failed since 2026-05-04 12:00:00 UTC: HTTP 503. Asked again after 2026-05-04 12:00:30 UTC.",
+            "HTTP 503.",
+        ),
+        ("it changed: a.json had 3 bytes, and now 4. It is read again from the start.", "and now 4."),
+        ("HTTP 500 'Internal error'.", "'Internal error'."),
+    ],
+)
+def test_a_rejection_promises_nothing_that_nobody_keeps(said: str, kept: str) -> None:
+    """It stands in the status of a model that is planned, where nobody asks again."""
+    assert without_promise(Unavailable(Reason.HUB_UNAVAILABLE, said)).endswith(kept)
 
 
 # --- What a new search knows ------------------------------------------------------------------------------------------

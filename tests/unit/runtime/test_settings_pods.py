@@ -48,7 +48,7 @@ def test_private_authorities_lie_beside_the_programs(tmp_path: Path) -> None:
     assert pod_files(configured) == {**engine_files(), "ca.pem": "-----BEGIN CERTIFICATE-----"}
     assert pod_files(Settings()) == engine_files()
     authorities.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match=r"hub\.caFile .*authorities\.pem cannot be read: No such file or directory"):
         pod_files(configured)
 
 
