@@ -150,7 +150,9 @@ def test_what_is_the_same_of_many_checkpoints_is_said_once(hub: FakeHub, tmp_pat
 
 def test_the_commit_of_a_checkpoint_that_was_asked_for(hub: FakeHub) -> None:
     shown = run("find", Sibling.W4A16).stdout
-    assert shown.startswith(f"{Sibling.W4A16} at commit {main_of(hub, Sibling.W4A16)} is W4A16")
+    commit = main_of(hub, Sibling.W4A16)
+    assert shown.startswith(f"{Sibling.W4A16} at commit {commit} is W4A16")
+    assert run("find", Sibling.W4A16, "--revision", commit).stdout.startswith(f"{Sibling.W4A16} at commit {commit} is")
 
 
 def test_a_repository_in_gguf_is_named_once(hub: FakeHub) -> None:

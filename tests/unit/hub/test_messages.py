@@ -225,7 +225,15 @@ def test_a_range_other_than_asked_for_is_one_clear_error(empty: FakeHub, said: s
     assert empty.requests.count(CDN) == 1
 
 
-def test_a_total_that_is_not_the_lists_is_a_change(empty: FakeHub) -> None:
+def test_a_part_that_does_not_say_which(empty: FakeHub) -> None:
+    empty.add(model(shard_bytes=10**9))
+    empty.faults.add(Fault(CDN, times=ALWAYS, status=206))
+    with pytest.raises(Unavailable, match=r"Content-Range 'none', bytes 0-99999 were asked for"):
+        describe(empty.url, "some/model")
+    assert empty.requests.count(CDN) == 1
+
+
+def test_a_total_that_is_not_the_lists_is_no_such_range(empty: FakeHub) -> None:
     empty.add(model(shard_bytes=10**9))
     size = len(one_shard(empty))
     total = f"bytes 0-{size - 1}/{size + 1}"

@@ -20,6 +20,7 @@ BROKEN = {
     "gguf-only": (Reason.GGUF_ONLY, "GGUF files (1)"),
     "peft-adapter": (Reason.ADAPTER_ONLY, "Merge it first (load 'Qwen/Qwen2.5-7B-Instruct' with the adapter"),
     "bitsandbytes": (Reason.UNSUPPORTED_QUANTIZATION, "bitsandbytes"),
+    "unknown-architecture": (Reason.UNSUPPORTED_ARCHITECTURE, "NobodyKnowsForCausalLM"),
     "header-is-not-json": (Reason.CORRUPT_CHECKPOINT, "its header cannot be read: it is no JSON"),
     "header-truncated": (Reason.CORRUPT_CHECKPOINT, "but the whole file has 1,000"),
     "header-longer-than-the-file": (Reason.CORRUPT_CHECKPOINT, "claims 1,099,511,627,776 bytes"),

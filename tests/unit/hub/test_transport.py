@@ -347,14 +347,14 @@ def test_a_file_of_another_size_than_listed(empty: FakeHub, path: str) -> None:
 
     original = repository.commits[commit].files[name].size
 
-    async def changed_between(hub: Hub) -> None:
-        empty.faults.add(Fault(CONFIG, delay_seconds=0.3))
-        asking = asyncio.ensure_future(hub.describe("some/model"))
-        await asyncio.sleep(0.15)
+    def change() -> None:
         content = repository.commits[commit].files[name]
         repository.forge(commit, name, content.read(0, content.size) + b" ")
+
+    async def changed_between(hub: Hub) -> None:
+        empty.faults.add(Fault(CONFIG, act=change))
         with pytest.raises(Waiting, match=f"{original + 1:,} bytes now, the list of files says {original:,}") as caught:
-            await asking
+            await hub.describe("some/model")
         assert caught.value.reason is Reason.REPOSITORY_CHANGED
 
     with_hub(empty.url, changed_between)
