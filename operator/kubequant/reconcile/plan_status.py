@@ -70,6 +70,7 @@ def refused_status(refusals: tuple[Refusal, ...]) -> dict[str, Any]:
 
 
 def _refusals(refusals: tuple[Refusal, ...]) -> list[RefusalStatus] | None:
+    """Those of found checkpoints come last: status.discovery has their reasons too."""
     shown = [
         RefusalStatus(
             gpu_product=refusal.gpu,
@@ -79,7 +80,7 @@ def _refusals(refusals: tuple[Refusal, ...]) -> list[RefusalStatus] | None:
             reason=refusal.reason,
             message=refusal.message[:MAX_MESSAGE],
         )
-        for refusal in refusals[:MAX_REFUSALS]
+        for refusal in sorted(refusals, key=lambda refusal: bool(refusal.checkpoint))[:MAX_REFUSALS]
     ]
     return shown or None
 

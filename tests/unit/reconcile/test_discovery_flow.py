@@ -321,3 +321,12 @@ def test_many_that_could_not_be_read_are_counted() -> None:
     late = [Rejected(f"a/{number}", "CouldNotBeRead", "HTTP 500") for number in range(5)]
     (note,) = noted(Found((), (*late, REJECTED), partial=True)).notes
     assert "(a/0, a/1, a/2 and 2 more)" in note and REJECTED.repository not in note
+
+
+def test_refusals_of_found_checkpoints_crowd_out_none_of_the_model_itself() -> None:
+    many = tuple(replace(AWQ, repository=f"meta/Llama-70B-AWQ-{number}") for number in range(20))
+    world = world_of(Found((AWQ, *many), ()), gpus=4)
+    world.settle()
+    refusals = world.body(QUANTIZED_MODEL)["status"]["plan"]["refusals"]
+    assert len(refusals) == 16
+    assert "WeightsDoNotFit" in {refusal["reason"] for refusal in refusals if refusal["scheme"] == "Unquantized"}
