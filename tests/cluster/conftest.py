@@ -14,12 +14,15 @@ from tests.harness import Installation, OperatorProcess
 from tests.localcluster import Cluster
 
 HERE = Path(__file__).parent
+FIRST_TIME_SECONDS = 2400  # the first test of all builds Kubernetes, on a new machine and beside other lanes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.cluster)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(FIRST_TIME_SECONDS))
 
 
 @pytest.fixture(scope="session")
