@@ -27,9 +27,10 @@ from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.rollout import Rollout
 from kubequant.reconcile.status import Known, build_status, with_times
 from kubequant.reconcile.store import Store
+from kubequant.runtime.configured import engine_settings
 from kubequant.runtime.core import CLIENT_CONCURRENCY
 from kubequant.runtime.profile import engine_profile
-from kubequant.runtime.settings import Settings, engine_settings
+from kubequant.runtime.settings import Settings
 
 Manifest = dict[str, Any]
 _EVENT_TIME = "2026-01-01T00:00:00Z"

@@ -27,8 +27,10 @@ from kubequant.planning.plan import plan
 from kubequant.planning.values import Intent, ModelFacts, Plan, Refused
 from kubequant.reconcile.discovery_status import judged, what_it_is
 from kubequant.reconcile.inputs import DEFAULT_REVISION
+from kubequant.runtime.configured import engine_settings, hub_client
 from kubequant.runtime.profile import engine_profile
-from kubequant.runtime.settings import DiscoverySection, Settings, engine_settings, hub_client
+from kubequant.runtime.sections import DiscoverySection
+from kubequant.runtime.settings import Settings
 
 FOUND, NONE_TRUSTED = 0, 3
 

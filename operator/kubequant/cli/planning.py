@@ -31,8 +31,9 @@ from kubequant.reconcile.discovery_status import discovery_status, found_sentenc
 from kubequant.reconcile.inputs import VolumeSource, discovery_is_wanted, model_name_of, source_of
 from kubequant.reconcile.plan_status import plan_status
 from kubequant.reconcile.status import no_checkpoint
+from kubequant.runtime.configured import engine_settings, hub_client
 from kubequant.runtime.profile import engine_profile
-from kubequant.runtime.settings import Settings, engine_settings, hub_client
+from kubequant.runtime.settings import Settings
 
 FITS, REFUSED = 0, 3
 _OPENED_BY_A_TOKEN = (Reason.ACCESS_GATED, Reason.REPOSITORY_NOT_FOUND, Reason.TOKEN_INVALID)

@@ -38,6 +38,7 @@ from kubequant.reconcile.rolling import Rolling
 from kubequant.reconcile.status_writer import StatusWriter
 from kubequant.reconcile.store import LISTED, METADATA_SUFFICES, Store
 from kubequant.reconcile.upstream import Upstream
+from kubequant.runtime.configured import engine_settings, hub_client, inspector_settings, pod_files
 from kubequant.runtime.download_progress import read_download_progress
 from kubequant.runtime.engine_metrics import read_kv_cache_tokens
 from kubequant.runtime.http import ProbeServer
@@ -45,15 +46,7 @@ from kubequant.runtime.logs import current_object
 from kubequant.runtime.metrics import Metrics
 from kubequant.runtime.profile import engine_profile
 from kubequant.runtime.queue import WorkQueue
-from kubequant.runtime.settings import (
-    Settings,
-    engine_settings,
-    gpu_pools,
-    gpu_table,
-    hub_client,
-    inspector_settings,
-    pod_files,
-)
+from kubequant.runtime.settings import Settings, gpu_pools, gpu_table
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from kubequant.planning import inspection
 from kubequant.planning.quantization_foreign import FOREIGN
 from kubequant.planning.refusing import REASONS
 from kubequant.reconcile import deciding, discovering, inspecting
-from kubequant.runtime.settings import HubSection
+from kubequant.runtime.sections import HubSection
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "checkpoints.md").read_text(encoding="utf-8")

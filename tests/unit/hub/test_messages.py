@@ -16,7 +16,8 @@ from kubequant.errors import KubeQuantError, Refused, Throttled, Unavailable
 from kubequant.hub.client import Hub
 from kubequant.hub.outages import Outages
 from kubequant.hub.session import Clocks, Connecting
-from kubequant.runtime.settings import Settings, hub_client
+from kubequant.runtime.configured import hub_client
+from kubequant.runtime.settings import Settings
 from tests.fakehub import FakeHub, Fault
 from tests.fakehub.faults import ALWAYS
 from tests.fakehub.tensors import Tensor

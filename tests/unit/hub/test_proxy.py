@@ -12,7 +12,8 @@ import pytest
 from kubequant.errors import Unavailable
 from kubequant.hub.client import Hub
 from kubequant.hub.session import Connecting
-from kubequant.runtime.settings import Settings, hub_client
+from kubequant.runtime.configured import hub_client
+from kubequant.runtime.settings import Settings
 from tests.fakehub import FakeHub
 from tests.fakehub.faults import redirected
 from tests.unit.hub.asking import describe, model

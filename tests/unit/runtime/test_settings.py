@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from kubequant.runtime.settings import Settings, engine_settings, load_settings
+from kubequant.runtime.configured import engine_settings
+from kubequant.runtime.settings import Settings, load_settings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from kubequant.runtime.settings import inspector_settings, load_settings, pod_files
+from kubequant.runtime.configured import inspector_settings, pod_files
+from kubequant.runtime.settings import load_settings
 
 
 def written(folder: Path, **document: object) -> Path:

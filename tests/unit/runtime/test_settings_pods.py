@@ -10,14 +10,8 @@ from pydantic import ValidationError
 from kubequant.cli.faults import sentences
 from kubequant.manifests.children import engine_files
 from kubequant.manifests.recipe import CacheSettings
-from kubequant.runtime.settings import (
-    MAX_AUTHORITIES_BYTES,
-    Settings,
-    engine_settings,
-    inspector_settings,
-    load_settings,
-    pod_files,
-)
+from kubequant.runtime.configured import MAX_AUTHORITIES_BYTES, engine_settings, inspector_settings, pod_files
+from kubequant.runtime.settings import Settings, load_settings
 
 
 def settings(tmp_path: Path, text: str) -> Settings:
