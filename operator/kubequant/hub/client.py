@@ -39,7 +39,7 @@ from kubequant.hub.trust import TRUSTED_PUBLISHERS
 from kubequant.planning.values import Found, ModelFacts
 
 DEADLINE_SECONDS = 30.0
-FIND_PATIENCE_SECONDS = 20.0  # then who asks comes back for the answer: a reconcile that lasts longer looks stuck
+FIND_PATIENCE_SECONDS = 5.0  # then who asks comes back for the answer: models that serve wait for the same workers
 CACHE_BYTES = 256 * 2**20  # of the folder
 MEMORY_BYTES = 4 * 2**20  # of the API's answers, without a folder
 

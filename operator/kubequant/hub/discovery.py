@@ -131,7 +131,7 @@ async def _sifted(
     verdicts = await _examined(requests, base, [one for one in seen if not at_sight[one]], known)
     read = verdicts.values()
     if read and all(isinstance(one, Waiting) for one in read):
-        await _prove(base.files)
+        await _prove(requests, base)
     return Found(
         checkpoints=tuple(one for one in read if isinstance(one, ModelFacts)),
         rejected=tuple(_refusals((one, at_sight[one] or verdicts.get(one)) for one in seen)),
@@ -140,10 +140,10 @@ async def _sifted(
     )
 
 
-async def _prove(files: Files) -> None:
-    """Raises Throttled and Unavailable where the hub gives no file of the base either."""
+async def _prove(requests: Requests, base: Base) -> None:
+    """Raises Throttled and Unavailable where the hub gives no file of the base either. What was read before proves nothing."""
     with suppress(NotComparableError):
-        await files.document(CONFIG)
+        await Files(requests.anew(), base.files.listing, of_base=True).document(CONFIG)
 
 
 async def _examined(

@@ -19,6 +19,7 @@ from kubequant.planning.facts_json import VERSION, facts_from_json, facts_to_jso
 from kubequant.planning.values import ModelFacts
 
 MAX_KEPT_BYTES = 8_000_000  # of one description
+MAX_UNFINISHED = 256  # repositories at a commit
 MAX_UNFINISHED_BYTES = 32_000_000  # of all
 _PREFIX_BYTES = 8
 
@@ -79,7 +80,9 @@ class Unfinished:
         with self._lock:
             kept = self._kept.setdefault(key, Kept())
             self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(one.bytes for one in self._kept.values()) > MAX_UNFINISHED_BYTES:
+            while len(self._kept) > MAX_UNFINISHED or (
+                len(self._kept) > 1 and sum(one.bytes for one in self._kept.values()) > MAX_UNFINISHED_BYTES
+            ):
                 self._kept.popitem(last=False)
             return kept
 

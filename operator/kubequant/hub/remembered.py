@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kubequant.errors import Refused
+from kubequant.errors import Refused, Waiting
 from kubequant.hub.discovery import Verdicts
 from kubequant.hub.memory import ExpiringCache
 from kubequant.hub.pinned import Unfinished
@@ -19,7 +19,7 @@ ANSWER_SECONDS = (
     60.0  # how long a branch stands for a commit, a refusal for itself, and a partial search for the candidates
 )
 FOUND_SECONDS = 3600.0  # how long the candidates of a base are not looked for again
-PROGRESS_SECONDS = 600.0  # how long the answers of a search that was cut short are good for the next attempt
+PROGRESS_SECONDS = 1800.0  # how long the answers of a search that was cut short are good for the next attempt
 VERDICT_SECONDS = 86_400.0  # on a candidate's commit, which never changes; the hub's scan of it may
 VERDICTS = 2048
 SEARCHES_KEPT = 64
@@ -40,6 +40,7 @@ class Remembered:
         self.unfinished = Unfinished()
         self.found: ExpiringCache[_Named, Found] = ExpiringCache(entries, clock, FOUND_SECONDS)
         self.found_in_part: ExpiringCache[_Named, Found] = ExpiringCache(entries, clock, ANSWER_SECONDS)
+        self.failed: ExpiringCache[_Named, Waiting] = ExpiringCache(SEARCHES_KEPT, clock, ANSWER_SECONDS)
         self.verdicts: Verdicts = ExpiringCache(VERDICTS, clock, VERDICT_SECONDS)
         self.progress: ExpiringCache[_Named, Progress] = ExpiringCache(SEARCHES_KEPT, clock, PROGRESS_SECONDS)
 

@@ -87,6 +87,10 @@ class Requests:
     large: AbstractContextManager[object]
     progress: Progress
 
+    def anew(self) -> Requests:
+        """The same questions, with nothing remembered."""
+        return replace(self, progress=Progress(), kept=lambda _: Kept())
+
     async def listed(self, limit: int, **query: str | list[str]) -> list[ModelInfo]:
         """The most downloaded models of a query. Raises NoListsError, Throttled and Unavailable."""
 

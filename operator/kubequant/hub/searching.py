@@ -45,9 +45,13 @@ class Searches:
             told.found.discard(key)
             told.found_in_part.discard(key)
         found = told.found.get(key) or told.found_in_part.get(key)
-        return found or await self._flights.run(
-            (told.identity, *key), lambda: self._logged(told, requests_of, base, fresh)
-        )
+        if found:
+            return found
+        failed = told.failed.get(key)
+        if failed:  # after those who asked had gone: told once, or the cause would stand in no status
+            told.failed.discard(key)
+            raise type(failed)(failed.reason, failed.message, failed.retry_after_seconds)
+        return await self._flights.run((told.identity, *key), lambda: self._logged(told, requests_of, base, fresh))
 
     async def close(self) -> None:
         await self._flights.close()
@@ -60,6 +64,8 @@ class Searches:
             return await self._search(told, requests_of, base, fresh)
         except KubeQuantError as error:
             log.info("the search for checkpoints of %s was cut short: %s", base.repository, error.message)
+            if isinstance(error, Waiting):
+                told.failed.put(fingerprint(base), error)
             raise
         except Exception:
             log.exception("the search for checkpoints of %s failed", base.repository)

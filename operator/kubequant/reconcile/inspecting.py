@@ -48,8 +48,10 @@ from kubequant.reconcile.store import Snapshot, Store
 
 AGAIN_SECONDS = 2.0
 AT_ONCE = 16  # Jobs that have not ended, in the whole cluster
+AT_ONCE_IN_A_NAMESPACE = 4  # one tenant must not keep the others waiting
 TURN_SECONDS = 10.0  # about as long as one takes
 START_SECONDS = 120.0  # within which a pod runs, or hangs
+READ_SECONDS = 180.0  # within which it has read, or hangs: a volume whose server is gone
 MAX_NOTES = 8
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -121,11 +123,13 @@ class Inspecting:
 
     async def _in_turn(self, settings: InspectorSettings, manifest: Body, owner: Owner) -> JobRecord:
         """The Job, made where not too many are under way: each asks the Hub for itself, and knows nothing of the others."""
-        under_way = self._being_made + sum(self._is_under_way(job) for job in self._store.jobs_of(COMPONENT))
-        if under_way >= AT_ONCE:
+        under_way = [job for job in self._store.jobs_of(COMPONENT) if self._is_under_way(job)]
+        here = sum(job.namespace == owner.namespace for job in under_way)
+        if self._being_made + len(under_way) >= AT_ONCE or here >= AT_ONCE_IN_A_NAMESPACE:
             raise Waiting(
                 Reason.INSPECTING,
-                f"Job {manifest['metadata']['name']} waits for its turn: {AT_ONCE} inspectors run, as many as may at once",
+                f"Job {manifest['metadata']['name']} waits for its turn: at most {AT_ONCE} inspectors run at once, and "
+                f"{AT_ONCE_IN_A_NAMESPACE} of a namespace",
                 AGAIN_SECONDS + random.uniform(0, 2 * TURN_SECONDS),  # noqa: S311 - jitter, no secret
             )
         self._being_made += 1
@@ -139,10 +143,10 @@ class Inspecting:
 
     def _is_under_way(self, job: JobRecord) -> bool:
         """Whether it asks the Hub or is about to. One that hangs, for want of a node or a Secret, must not keep others waiting."""
-        if job.has_ended:
+        age = self._clock() - job.created
+        if job.has_ended or age > READ_SECONDS or not self._store.has_model(job.owner_uid):
             return False
-        is_new = self._clock() - job.created < START_SECONDS
-        return is_new or any(pod.phase == "Running" for pod in self._store.job_pods(job))
+        return age < START_SECONDS or any(pod.phase == "Running" for pod in self._store.job_pods(job))
 
     async def _made(self, manifest: Body, owner: Owner) -> JobRecord:
         """The Job, created; or the one that a reconcile before this one created and no watch has brought yet."""

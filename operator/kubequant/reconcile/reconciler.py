@@ -91,10 +91,10 @@ class Reconciler:
         wanted, rolled = await self._roll_out(snapshot, owner, spec, wanted)
         needed = _needed(snapshot, wanted, rolled)
         await self._deciding.prune(snapshot, needed)
-        if wanted.revision:
-            await self._caching.release(snapshot, owner, needed)
         known = await self._known(snapshot, owner, spec, wanted, rolled)
         await self._status.write(snapshot.model, owner, known)
+        if wanted.revision:  # last: who may not delete claims must still tell how the model is
+            await self._caching.release(snapshot, owner, needed)
         return _result(wanted.problem, rolled)
 
     async def _unreadable(self, snapshot: Snapshot, owner: Owner, error: ValidationError) -> Result:

@@ -206,6 +206,10 @@ class Store:
         record = self._shelves[kinds.JOB].by_name.get(name)
         return record if isinstance(record, JobRecord) else None
 
+    def has_model(self, uid: str) -> bool:
+        """Labels are anybody's to write; an owner that is there is not."""
+        return any(model.uid == uid for model in self.models())
+
     def jobs_of(self, component: str) -> list[JobRecord]:
         """All Jobs of ours that are for one thing, of every model."""
         jobs = self._shelves[kinds.JOB].by_name.values()

@@ -38,6 +38,7 @@ class Pinned:
 class _Watched:
     keys: set[Key] = field(default_factory=set)
     newer: str | None = None
+    looked: bool = False  # in this process
     task: asyncio.Task[None] | None = None
 
 
@@ -64,6 +65,8 @@ class Upstream:
         if watched is None:
             watched = self._watched[pinned] = _Watched(newer=known)
             watched.task = asyncio.create_task(self._look(pinned, watched))
+        elif known and not watched.looked:
+            watched.newer = known
         watched.keys.add(key)
         self._of_model[key] = pinned
         return watched.newer
@@ -97,6 +100,10 @@ class Upstream:
             except KubeQuantError as error:
                 log.info("what %s of %s names now is not known: %s", pinned.revision, pinned.repository, error.message)
                 continue
+            except Exception:
+                log.exception("what %s of %s names now is not known", pinned.revision, pinned.repository)
+                continue
+            watched.looked = True
             if newer != watched.newer:
                 watched.newer = newer
                 for key in watched.keys:

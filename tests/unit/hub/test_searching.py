@@ -236,3 +236,32 @@ def with_private_base(
         if delay_seconds:
             hub.faults.add(Fault("^/api/", times=10**6, delay_seconds=delay_seconds))
         with_hub(hub.url, ask, token=lambda: tokens[0])
+
+
+def test_a_search_that_fails_after_everybody_has_gone_is_told(few: FakeHub) -> None:
+    """Another repository's answer in between keeps the breaker shut: only what is remembered of the failure tells it."""
+
+    async def ask(hub: Hub, base: ModelFacts) -> list[str]:
+        few.faults.add(Fault(LISTS, times=1000, delay_seconds=0.5, status=503))
+        told = []
+        for _ in range(4):
+            with pytest.raises(Waiting) as caught:
+                await hub.find(base, patience_seconds=0.2)
+            told.append(str(caught.value.reason))
+            await asyncio.sleep(2.0)
+            await hub.describe(BASE, fresh=True)
+        return told
+
+    reasons = asking(few.url, ask)
+    assert reasons[0] == Reason.DISCOVERING
+    assert Reason.HUB_UNAVAILABLE in reasons
+
+
+def test_what_was_read_before_does_not_prove_that_files_are_there(few: FakeHub) -> None:
+    async def ask(hub: Hub, base: ModelFacts) -> None:
+        await hub.find(base)
+        few.faults.add(Fault("/resolve/", times=1000, status=503))
+        with pytest.raises(Unavailable):
+            await hub.find(base, fresh=True, patience_seconds=None)
+
+    asking(few.url, ask)

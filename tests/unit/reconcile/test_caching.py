@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -645,3 +646,24 @@ def test_a_deleted_model_takes_nothing_with_it_here() -> None:
     world.api.remove(QUANTIZED_MODEL, "team-a", "m")
     world.step(KEY)
     assert len(world.api.writes()) == before
+
+
+def test_who_may_not_delete_claims_still_tells_how_the_model_is() -> None:
+    """The second ClusterRole was taken away before the last claim was gone."""
+    world = ready_world()
+    world.engine = replace(world.engine, cache=None)
+    world.restart()
+    forbidden = ApiError(403, "Forbidden", "persistentvolumeclaims is forbidden")
+    claims = kinds.PERSISTENT_VOLUME_CLAIM
+    world.api.fail = lambda verb, kind, name: (
+        forbidden if kind == claims and verb in ("delete", "merge_patch") else None
+    )
+    before = world.body(QUANTIZED_MODEL)["status"]["updateRevision"]
+    world.annotate("kubequant.dev/replan", "2")
+    for _ in range(4):
+        with suppress(ApiError):
+            world.step()
+        with suppress(ApiError):
+            serve(world)
+    assert world.body(QUANTIZED_MODEL)["status"]["updateRevision"] != before
+    assert world.conditions()["Ready"] == ("True", "Ready")

@@ -19,7 +19,7 @@ from kubequant.manifests.names import COMPONENT_LABEL, JOB_MODEL_LABEL, MODEL_LA
 from kubequant.planning.facts_json import unpacked_facts
 from kubequant.planning.inspection import Answer, answer_text
 from kubequant.reconcile.inputs import source_of
-from kubequant.reconcile.inspecting import AT_ONCE, START_SECONDS
+from kubequant.reconcile.inspecting import AT_ONCE, AT_ONCE_IN_A_NAMESPACE, READ_SECONDS, START_SECONDS
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.reconciler import owner_of
 from tests.unit.fakes import FakeHub
@@ -523,20 +523,23 @@ def notes_kept(world: World) -> tuple[str, ...]:
 class TestInTurn:
     """Each inspector asks the Hub for itself, and all may be behind one address or token."""
 
-    def world(self, count: int, *, age: float = 1.0, runs: bool = False) -> World:
-        """One model more than `count`, whose Jobs were made `age` seconds ago."""
+    def world(
+        self, count: int, *, age: float = 1.0, runs: bool = False, together: bool = False, owned: bool = True
+    ) -> World:
+        """One model more than `count`, whose Jobs were made `age` seconds ago: each in a namespace of its own, or `together`."""
         world = private_world()
         for number in range(count):
             name = f"o{number}"
             world.model(name, **PRIVATE)
-            uid = world.body(QUANTIZED_MODEL, name)["metadata"]["uid"]
-            owner = Owner("kubequant.dev/v1alpha1", "QuantizedModel", "team-a", name, uid)
+            uid = world.body(QUANTIZED_MODEL, name)["metadata"]["uid"] if owned else "of-nobody"
+            namespace = "team-a" if together else f"other-{number}"
+            owner = Owner("kubequant.dev/v1alpha1", "QuantizedModel", namespace, name, uid)
             job = build_job(owner, f"{name}-inspect", "inspector", {"template": {"spec": {}}})
             job["metadata"]["creationTimestamp"] = stamp(NOW - age)
             uid = world.api.put(kinds.JOB, job)["metadata"]["uid"]
             world.api.put(kinds.POD, {
                 "metadata": {
-                    "namespace": "team-a", "name": f"{name}-inspect-x", "labels": {JOB_MODEL_LABEL: name},
+                    "namespace": namespace, "name": f"{name}-inspect-x", "labels": {JOB_MODEL_LABEL: name},
                     "ownerReferences": [{"kind": "Job", "uid": uid, "controller": True}],
                 },
                 "status": {"phase": "Running" if runs else "Pending"},
@@ -552,7 +555,7 @@ class TestInTurn:
         world.settle()
         assert not self.made(world)
         assert world.conditions()["ModelResolved"] == ("Unknown", "Inspecting")
-        assert "waits for its turn: 16 inspectors run" in world.message("Ready")
+        assert "waits for its turn: at most 16 inspectors run at once, and 4 of a namespace" in world.message("Ready")
         assert world.conditions()["Stalled"][0] == "False"
         assert world.settle() == []
         again = world.step().requeue_after_seconds
@@ -566,9 +569,28 @@ class TestInTurn:
     def test_what_has_ended_leaves_room(self) -> None:
         world = self.world(AT_ONCE)
         world.settle()
-        job = world.body(kinds.JOB, "o3-inspect")
+        job = next(job for job in jobs(world) if job["metadata"]["name"] == "o3-inspect")
         condition = {"type": "Failed", "status": "True", "reason": "PodFailurePolicy"}
         world.api.put(kinds.JOB, {**job, "status": {"conditions": [condition]}})
+        world.settle()
+        assert self.made(world)
+
+    def test_one_namespace_keeps_no_other_waiting(self) -> None:
+        world = self.world(AT_ONCE_IN_A_NAMESPACE, together=True)
+        world.settle()
+        assert not self.made(world)
+        world = self.world(AT_ONCE_IN_A_NAMESPACE - 1, together=True)
+        world.settle()
+        assert self.made(world)
+
+    def test_jobs_that_no_model_owns_do_not_count(self) -> None:
+        """Whoever may create Jobs can write our labels on them."""
+        world = self.world(AT_ONCE, owned=False)
+        world.settle()
+        assert self.made(world)
+
+    def test_what_reads_for_minutes_hangs_and_does_not_count(self) -> None:
+        world = self.world(AT_ONCE, age=READ_SECONDS + 1, runs=True)
         world.settle()
         assert self.made(world)
 
