@@ -11,6 +11,7 @@ import pytest
 from tests.fakehub import FakeHub
 from tests.fakehub.standard import STANDARD_RENAMED, STANDARD_TOKENS, standard_repositories
 from tests.harness import Installation, OperatorProcess
+from tests.harness.api_server import path_of
 from tests.localcluster import Cluster
 
 HERE = Path(__file__).parent
@@ -70,4 +71,6 @@ def namespace(installation: Installation) -> Iterator[str]:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     installation.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
+    # At once: a namespace takes a while to go, and a model that waits for something asks the Hub into the next test.
+    installation.api.send("DELETE", path_of("quantizedmodels", name))
     installation.api.delete("namespaces", name)
