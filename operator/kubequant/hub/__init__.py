@@ -15,11 +15,15 @@
       │     ├── checksums     one checksum for all that a pod fetches
       │     ├── naming        a repository's name against what it holds
       │     └── tensors       from many headers to the classes of tensors that are loaded
+      ├── remembered      what one identity has been told; another begins with nothing
+      ├── outages         since when a question fails, and when it is asked again
       ├── failures        what the transport raises -> the house's errors, in the user's words
       └── memory          expiring LRU and single flight
                           find(): the checkpoints that others have published of a model
-      └── discovery       lists of the hub -> candidates -> Found
+      └── searching       one search a base, which goes on when those who asked have gone
+          └── discovery   lists of the hub -> candidates -> Found
             ├── candidates    which listed repositories may be checkpoints of it, and which are worth reading
+            │     ├── scans       what the hub's scan marks
             │     ├── trust       whose checkpoints are believed, and the words of every rejection
             │     └── licences    which licence permits more than another
             ├── examining     one candidate, read and compared: facts, or why not
