@@ -37,6 +37,7 @@ lint: .venv/.synced ## Formatting, style, types, who may import whom, drift of g
 	@.venv/bin/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
+	@.venv/bin/mypy --no-error-summary --follow-imports=silent bench
 	@.venv/bin/lint-imports | tail -n 2
 	@$(PY) -m kubequant crds | diff -u crds/kubequant.dev_quantizedmodels.yaml - || { echo "run: make crds"; exit 1; }
 	@$$(tools/ensure-uv) lock --check --quiet || { echo "uv.lock is not of this pyproject.toml: run uv lock"; exit 1; }

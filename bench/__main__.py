@@ -41,8 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.only in (None, "describe"):
         figures += describe.figures()
     if options.only in (None, "burst"):
-        with tempfile.TemporaryDirectory() as folder:
-            figures += burst.figures(Path(folder), lambda text: console.print(text, highlight=False))
+        with tempfile.TemporaryDirectory() as temporary:
+            figures += burst.figures(Path(temporary), lambda text: console.print(text, highlight=False))
     if options.only in (None, "headers"):
         figures += headers.figures()
     if options.only in (None, "operator"):

@@ -22,7 +22,7 @@ from kubequant.manifests.names import Owner
 from kubequant.planning.plan import plan
 from kubequant.planning.values import ModelFacts, Plan
 from kubequant.reconcile import decision as decisions
-from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash, source_of
+from kubequant.reconcile.inputs import inputs_hash, intent_of, pod_hash
 from kubequant.reconcile.kinds import QUANTIZED_MODEL
 from kubequant.reconcile.rollout import Rollout
 from kubequant.reconcile.status import Known, build_status, with_times
@@ -114,7 +114,7 @@ class Objects:
         model = QuantizedModelSpec.model_validate(spec)
         hub = Hub(endpoint=hub_url, token=None)
         try:
-            facts = await hub.describe(*source_of(model))
+            facts = await hub.describe(repository)
         finally:
             await hub.close()
         store = Store()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from kubequant.planning.memory import ExpertKernel, Lora, Speculation
+from kubequant.planning.engines.overheads import ExpertKernel
+from kubequant.planning.memory import Lora, Speculation
 
 GIB = 1024**3
 
