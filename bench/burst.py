@@ -16,7 +16,6 @@ from bench.figures import Figure
 from bench.site import ROOT
 from tests.fakehub import FakeHub, rate_limited
 from tests.fakehub.family import sibling
-from tests.fakehub.limits import Resource
 from tests.harness import Installation, OperatorProcess, wait_for
 from tests.harness.api_server import path_of
 from tests.localcluster import Cluster
@@ -36,7 +35,6 @@ def figures(folder: Path, report: Callable[[str], None]) -> list[Figure]:
     with FakeHub(repositories) as hub, Cluster.temporary(fleets=["rtx4090"], report=lambda _: None) as cluster:
         installation = Installation(cluster)
         configuration = {"hub": {"endpoint": hub.url}}
-        overstepped = _overstepping(hub)
         with OperatorProcess(installation.operator_kubeconfig, configuration, folder) as operator:
             operator.wait_until_working()
             hub.faults.add(rate_limited(share=SHARE_REFUSED, reset_seconds=RESET_SECONDS))
@@ -52,7 +50,7 @@ def figures(folder: Path, report: Callable[[str], None]) -> list[Figure]:
             hub.alive()
             _wait_until(installation, MODELS)
             seconds = time.monotonic() - began
-    return _judged(hub, overstepped, seconds)
+    return _judged(hub, seconds)
 
 
 def _create(installation: Installation, repositories: list[str]) -> None:
@@ -75,28 +73,13 @@ def _is_resolved(model: dict[str, object]) -> bool:
     return isinstance(status, dict) and bool(status.get("modelCommit"))
 
 
-def _overstepping(hub: FakeHub) -> list[Resource]:
-    """Fills with the requests that are over the budget that the hub's headers told."""
-    seen: list[Resource] = []
-    take = hub.limits.take
-
-    def counting(resource: Resource) -> tuple[bool, dict[str, str]]:
-        allowed, headers = take(resource)
-        if not allowed:
-            seen.append(resource)
-        return allowed, headers
-
-    hub.limits.take = counting  # type: ignore[method-assign]
-    return seen
-
-
-def _judged(hub: FakeHub, overstepped: list[Resource], seconds: float) -> list[Figure]:
+def _judged(hub: FakeHub, seconds: float) -> list[Figure]:
     case = f"{MODELS} models of {REPOSITORIES} repositories"
     reads = _reads_of_weight_files(hub)
     return [
         Figure("burst-described-again", case, sum(min(files.values()) - 1 for files in reads.values())),
         Figure("burst-files-read-again", case, sum(sum(files.values()) - len(files) for files in reads.values())),
-        Figure("burst-requests-over-budget", case, len(overstepped)),
+        Figure("burst-requests-over-budget", case, len(hub.limits.overstepped)),
         Figure("burst-requests-a-repository", case, hub.requests.count() / REPOSITORIES),
         Figure("burst-seconds", f"{case}, {DEAD_SECONDS:g} of them dead", seconds, "s"),
     ]

@@ -29,6 +29,8 @@ class Limits:
         self._clock = clock
         self._quotas: dict[Resource, Quota] = {}
         self._windows: dict[Resource, tuple[float, int]] = {}
+        self.overstepped: list[Resource] = []
+        """Requests that were refused: the headers had told that nothing was left."""
 
     def set(self, resource: Resource, requests: int, window_seconds: float) -> None:
         self._quotas[resource] = Quota(requests, window_seconds)
@@ -49,6 +51,8 @@ class Limits:
             end, used = now + quota.window_seconds, 0
         allowed = used < quota.requests
         used += allowed
+        if not allowed:
+            self.overstepped.append(resource)
         self._windows[resource] = (end, used)
         return allowed, _headers(resource, quota, quota.requests - used, math.ceil(end - now))
 

@@ -53,7 +53,6 @@ REQUESTS_AT_ONCE = 16  # of one description: half of the process's
 MAX_DOCUMENT_BYTES = 10_000_000  # config.json is a few kB, tokenizer_config.json up to one MB
 MAX_GENERATION_CONFIG_BYTES = 1_000_000
 SMALL_BYTES = 1_000_000  # larger documents are parsed one at a time
-MAX_BASE_CHARACTERS = 193  # of a repository's name
 MAX_INDEX_BYTES = 25_000_000  # 90,000 tensors take 9 MB
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")

@@ -27,6 +27,7 @@ MAX_SHARDS = 2_000  # the largest public checkpoints have a few hundred
 
 _PICKLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD = re.compile(r"\w[^/\\%?#\x00-\x1f\x7f]{0,250}\.safetensors")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,96}(/[A-Za-z0-9._-]{1,96})?")
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
 
 
@@ -88,11 +89,16 @@ def _names_chat_template(config: object) -> bool:
 
 
 def _base_models(info: ModelInfo) -> Iterable[str]:
-    """The card's `base_model`, then the hub's tags `base_model:a/b` and `base_model:quantized:a/b`."""
+    """The card's `base_model`, then the hub's tags `base_model:a/b` and `base_model:quantized:a/b`. Messages and status repeat
+    them: what could be no repository's name is left out."""
     card = getattr(info.card_data, "base_model", None)
-    named = card if isinstance(card, list) else [card]
-    yield from (name for name in named if isinstance(name, str))
-    yield from (tag.rpartition(":")[2] for tag in info.tags or () if tag.startswith("base_model:"))
+    tags = info.tags if isinstance(info.tags, list) else []
+    named = [*(card if isinstance(card, list) else [card]), *(_base_of_tag(tag) for tag in tags)]
+    yield from (name for name in named if isinstance(name, str) and _NAME.fullmatch(name))
+
+
+def _base_of_tag(tag: object) -> str | None:
+    return tag.rpartition(":")[2] if isinstance(tag, str) and tag.startswith("base_model:") else None
 
 
 def candidate_weights(listing: Listing) -> list[str]:

@@ -15,6 +15,7 @@ from kubequant.manifests.names import REVISION_LABEL, Owner, labels_of
 from kubequant.manifests.recipe import Recipe
 from kubequant.manifests.security import container_security, pod_security
 from kubequant.planning.cloud_labels import FRACTION_LABELS
+from kubequant.planning.engines.vllm import HEALTH_PATH
 from kubequant.planning.taints import STANDARD_TOLERATION
 from kubequant.planning.values import Toleration
 
@@ -83,7 +84,7 @@ def stamp_revision(template: Manifest, revision: str) -> Manifest:
 def _engine_container(recipe: Recipe, pod: Pod) -> Manifest:
     engine = recipe.engine
     serve = ["vllm", "serve", _model_folder(recipe), "--host", "0.0.0.0", "--port", str(HTTP_PORT)]  # noqa: S104 - the pod's own
-    health = {"path": "/health", "port": "http"}
+    health = {"path": HEALTH_PATH, "port": "http"}
     return {
         "name": ENGINE_CONTAINER,
         "image": engine.image,

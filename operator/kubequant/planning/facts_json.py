@@ -51,7 +51,7 @@ class _Document(BaseModel):
     download_bytes: int = Field(alias="downloadBytes")
     has_chat_template: bool = Field(alias="hasChatTemplate")
     predicted: bool = False
-    base: str = ""
+    base: str = Field("", max_length=193, pattern=r"^[A-Za-z0-9._/-]*$")  # messages repeat it
     checksums: str = ""
     max_new_tokens: int | None = Field(None, alias="maxNewTokens")
     notes: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from kubequant.manifests.names import (
     MEASURED_ANNOTATION,
     MODEL_LABEL,
     OUTCOME_ANNOTATION,
+    REPLAN_ANNOTATION,
     REVISION_ANNOTATION,
     REVISION_LABEL,
     digest,
@@ -152,7 +153,7 @@ def model_record(body: Body) -> ModelRecord:
         uid=metadata["uid"],
         generation=metadata.get("generation", 0),
         spec=dict(body.get("spec") or {}),
-        replan=(metadata.get("annotations") or {}).get("kubequant.dev/replan", ""),
+        replan=(metadata.get("annotations") or {}).get(REPLAN_ANNOTATION, ""),
         status_digest=status_digest(status),
         transitions={
             condition["type"]: Transition(

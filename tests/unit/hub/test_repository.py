@@ -113,3 +113,9 @@ def test_download_takes_what_is_allowed_and_not_ignored() -> None:
 def test_base_models_come_from_the_card_and_the_tags(information: dict[str, object], base: tuple[str, ...]) -> None:
     info = ModelInfo(id="some/model", sha="c" * 40, siblings=[], **information)
     assert listing_of(info, "https://hub/some/model").base_models == base
+
+
+def test_a_base_that_is_no_name_of_a_repository_is_not_repeated() -> None:
+    named = ["some text of a stranger, with a comma", "x" * 500, "../../etc/passwd", "org/base"]
+    info = ModelInfo(id="some/model", sha="c" * 40, cardData={"base_model": named}, tags=["base_model:a/b", 7])
+    assert listing_of(info, "https://hub/some/model").base_models == ("org/base", "a/b")

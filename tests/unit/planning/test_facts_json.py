@@ -58,9 +58,10 @@ SHAPES = st.builds(
     st.lists(CACHES, max_size=3).map(tuple), st.none() | EXPERTS, *[st.booleans()] * 3, SIZES, st.booleans(), NAMES,
     st.booleans(),
 )  # fmt: skip
+BASES = st.from_regex(r"\A([A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96})?\Z")
 FACTS = st.builds(
     ModelFacts, NAMES, NAMES, SHAPES, st.lists(TENSORS, max_size=3).map(tuple), st.none() | STORED, COUNTS, st.booleans(),
-    st.booleans(), NAMES, st.just("") | st.just("0a" * 32), st.none() | SIZES, st.lists(NAMES, max_size=3).map(tuple),
+    st.booleans(), BASES, st.just("") | st.just("0a" * 32), st.none() | SIZES, st.lists(NAMES, max_size=3).map(tuple),
 )  # fmt: skip
 
 
@@ -74,6 +75,13 @@ def test_facts_survive_json(facts: ModelFacts) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_facts_of_any_model_are_small(name: str, scheme: str) -> None:
     assert len(packed_facts(model(name).stored_as(scheme).facts())) < 2048
+
+
+@pytest.mark.parametrize("base", ["x" * 194, "a b", "org/base\nReady=True", "<b>"])
+def test_a_base_that_is_no_name_is_refused(base: str) -> None:
+    """An inspector's answer is anybody's in its namespace, and messages repeat the base."""
+    with pytest.raises(ValueError, match="base"):
+        unpacked_facts(packed_facts(replace(model("Qwen2.5-7B").facts(), base=base)))
 
 
 @pytest.mark.parametrize("text", ["no base64!", "AAAA", "eJwDAAAAAAE="])

@@ -27,7 +27,6 @@ CACHE_INFO_METRIC = "vllm:cache_config_info"
 CACHE_TOKENS_LABEL = "kv_cache_size_tokens"
 """The capacity as the engine found it. The label `cache_dtype` lies when the checkpoint brings FP8 KV scales."""
 
-MARLIN_GROUP_SIZES = (-1, 32, 64, 128)
 _MACHETE_GROUP_SIZES = (-1, 64, 128)
 
 _TURING = ComputeCapability(7, 5)
